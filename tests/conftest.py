@@ -1,0 +1,36 @@
+"""What every test shares: the one real model, and reproducible hypothesis examples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same examples on every run, and a failure that can be pasted into @reproduce_failure; no deadline, because a
+# busy machine is not a bug.
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "smollm2_gguf" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The SmolLM2-135M GGUF file, pulled into the cache folder on first use.
+
+    A model that cannot be had is a failure, unless UNMASK_OFFLINE_OK=1 says that this machine has no network.
+    """
+    from unmask.model import store
+
+    try:
+        return store.resolve("smollm2-135m")
+    except ConnectionError as error:
+        if os.environ.get("UNMASK_OFFLINE_OK") == "1":
+            pytest.skip(f"SmolLM2 cannot be pulled here, and UNMASK_OFFLINE_OK=1 allows that: {error}")
+        raise
