@@ -1,0 +1,161 @@
+"""Adaptive self-speculation: quadspec's forward, spending rows only where they are worth their time.
+
+Each step maximises expected tokens minus the price of its rows (measured forward times, `Speculation.costs`), with
+acceptance learned as it goes. With a draft that never helps it becomes plain AR; evidence fades, so it tries again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+
+from unmask.decoding.common import prefill, settle
+from unmask.decoding.quadspec import Layout, accepted_run, plan_of, settings_of, settle_layout
+from unmask.types import Outcome, Plan, Request, Rows, Speculation, State
+
+CONFIDENCE_BINS = 8
+PRIOR_WEIGHT = 3.0
+FADE = 0.98
+# Forward times in units of a one-row forward, for when nothing was measured: flat at first, then linear in rows.
+DEFAULT_COSTS = ((1, 1.0), (32, 1.4), (256, 6.0))
+DEFAULT_ACCEPTANCE = 0.7
+MASK_CHOICES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
+def start(request: Request) -> State:
+    """memory: first `CONFIDENCE_BINS` counts by draft confidence, then one count per draft slot."""
+    slots = settings_of(State(request)).draft_block_size
+    return State(request, memory=((0.0, 0.0),) * (CONFIDENCE_BINS + slots))
+
+
+def need(state: State) -> Plan:
+    return prefill(state, len(state.ids)) or plan_of(state, layout(state))
+
+
+def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
+    if not plan.reads:
+        return settle(state, plan, keep=plan.rows)
+    chosen = layout(state)
+    return settle_layout(state, plan, rows, chosen, memory=learn(state, chosen.verify, rows))
+
+
+def learn(state: State, verify: int, rows: Rows) -> tuple[tuple[float, float], ...]:
+    """Counts after a step: each slot up to the first rejection is one trial, in its confidence bin and at its index."""
+    memory = [(won * FADE, tried * FADE) for won, tried in state.memory]
+    drafted = state.draft[:verify]
+    accepted = accepted_run(drafted, rows)
+    for i, draft in enumerate(drafted[: accepted + 1]):
+        for place in (bin_of(draft.prob), CONFIDENCE_BINS + i):
+            won, tried = memory[place]
+            memory[place] = (won + (i < accepted), tried + 1.0)
+    return tuple(memory)
+
+
+def bin_of(prob: float) -> int:
+    return min(int(prob * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)
+
+
+def estimate(count: tuple[float, float], prior: float) -> float:
+    """Acceptance probability from (accepted, tried) counts and a prior worth PRIOR_WEIGHT trials."""
+    return (count[0] + PRIOR_WEIGHT * prior) / (count[1] + PRIOR_WEIGHT)
+
+
+def slot_profile(state: State) -> list[float]:
+    """Estimated acceptance of draft slot 1, 2, ... given that all before it were accepted."""
+    settings = settings_of(state)
+    prior = settings.profile or (DEFAULT_ACCEPTANCE,)
+    counts = state.memory[CONFIDENCE_BINS:]
+    return [estimate(count, prior[min(i, len(prior) - 1)]) for i, count in enumerate(counts)]
+
+
+def reach(probabilities: Sequence[float]) -> list[float]:
+    """P(the first j are all accepted), j = 0, 1, ..."""
+    return list(accumulate(probabilities, lambda a, b: a * b, initial=1.0))
+
+
+def price(costs: Sequence[tuple[int, float]], rows: int) -> float:
+    """Time of a forward of so many rows in units of a one-row forward: piecewise linear, extended by its last slope."""
+    table = costs if len(costs) > 1 else DEFAULT_COSTS
+    i = min(max(bisect_left(table, (rows, 0.0)), 1), len(table) - 1)
+    (r0, t0), (r1, t1) = table[i - 1], table[i]
+    return (t0 + (t1 - t0) * (rows - r0) / (r1 - r0)) / table[0][1]
+
+
+def layout(state: State) -> Layout:
+    """The draft length, groups and alternatives that maximise expected tokens - price of the rows.
+
+    A token is worth the AR rate: one price unit. A group is worth the tokens its draft is expected to add next time,
+    less the price of verifying them then.
+    """
+    settings, room = settings_of(state), state.remaining - 1
+    profile = slot_profile(state)
+    base = len(state.ids) - state.kept
+    lead = 0 if state.request.traits.seed == "causal" else 1
+    drafted = state.draft[:room]
+    trust = [estimate(state.memory[bin_of(d.prob)], d.prob) for d in drafted]
+    reached = reach(trust)
+    gains = expected_gains(settings, profile, room)
+    best, best_value = Layout(0, 0), 1.0 - price(settings.costs, base)
+    for verify in range(len(drafted) + 1):
+        now = sum(reached[: verify + 1])
+        stops = [reached[j] * (1 - trust[j]) for j in range(verify)] + [reached[verify]]
+        order = sorted(range(verify + 1), key=lambda j: -stops[j])
+        for masks, gain in gains:
+            value, rows = now, base + verify
+            for count in range(verify + 2):
+                if count:
+                    value += stops[order[count - 1]] * gain
+                    rows += lead + masks
+                total = value - price(settings.costs, rows)
+                if total > best_value + 1e-9:
+                    best, best_value = Layout(verify, masks if count else 0, tuple(sorted(order[:count]))), total
+    return with_alternatives(state, best, trust, reached, best_value, gains, lead)
+
+
+def expected_gains(settings: Speculation, profile: Sequence[float], room: int) -> list[tuple[int, float]]:
+    """(masks of a group, extra tokens its draft brings next step less the price of verifying it)."""
+    reached = reach(profile)
+    most = min(settings.draft_block_size, room)
+    choices = [masks for masks in MASK_CHOICES if masks <= most] or [0]
+    one = price(settings.costs, 1)
+    return [
+        (masks, sum(reached[1:masks]) - (price(settings.costs, masks) - one) if masks else 0.0) for masks in choices
+    ]
+
+
+def with_alternatives(
+    state: State,
+    chosen: Layout,
+    trust: Sequence[float],
+    reached: Sequence[float],
+    value: float,
+    gains: Sequence[tuple[int, float]],
+    lead: int,
+) -> Layout:
+    """Add second-best tokens, the likeliest to be wanted first, while each is worth its row (and its group's rows)."""
+    settings, base = settings_of(state), len(state.ids) - state.kept
+    rows = base + chosen.verify + len(chosen.groups) * (lead + chosen.masks)
+    gain = dict(gains).get(chosen.masks, 0.0)
+    # Given a rejection, the runner-up is right about as often as its share of what the draft left over.
+    wanted = sorted(
+        (
+            -reached[j] * (1 - trust[j]) * min(draft.second_prob / max(1 - draft.prob, 1e-6), 1.0) * 0.5,
+            j,
+        )
+        for j, draft in enumerate(state.draft[: chosen.verify])
+        if draft.second >= 0 and j < state.remaining - 2
+    )
+    alone, grouped = list[int](), list[int]()
+    for negative, j in wanted[: settings.alternatives]:
+        here = price(settings.costs, rows)
+        with_row = -negative - (price(settings.costs, rows + 1) - here)
+        with_group = -negative * (1 + gain) - (price(settings.costs, rows + 1 + lead + chosen.masks) - here)
+        if max(with_row, with_group) <= 0:
+            break
+        alone.append(j)
+        rows += 1
+        if chosen.masks and with_group > with_row:
+            grouped.append(j)
+            rows += lead + chosen.masks
+    return Layout(chosen.verify, chosen.masks, chosen.groups, tuple(sorted(alone)), tuple(sorted(grouped)))

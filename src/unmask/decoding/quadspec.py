@@ -1,0 +1,120 @@
+"""Quadratic self-speculation: one forward verifies a draft and drafts anew for every possible acceptance.
+
+Nemotron-Labs-Diffusion, arXiv 2607.05722 section 3: k drafted tokens, k groups of masks. The layout is general (any
+set of groups, second-best alternatives beside the draft), so that `adaptivespec` differs only in what it chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unmask.decoding.common import (
+    group,
+    make_plan,
+    prefill,
+    read_causal,
+    read_group,
+    settle,
+    step_of,
+    token_of,
+)
+from unmask.types import Draft, Frame, Outcome, Plan, Request, Rows, Slot, SlotState, Span, Speculation, State
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What one step runs: the first `verify` drafted tokens; a group of `masks` for each acceptance in `groups`;
+    one-row spans with the second-best token of the draft slots in `alternatives`, each with a group of its own where
+    the slot is in `alternative_groups`. A group's first mask stands for the token that the verifier itself settles."""
+
+    verify: int
+    masks: int
+    groups: tuple[int, ...] = ()
+    alternatives: tuple[int, ...] = ()
+    alternative_groups: tuple[int, ...] = ()
+
+
+def start(request: Request) -> State:
+    return State(request)
+
+
+def settings_of(state: State) -> Speculation:
+    return state.request.settings if isinstance(state.request.settings, Speculation) else Speculation()
+
+
+def layout(state: State) -> Layout:
+    """Every acceptance gets its group. Drafts end where the request ends."""
+    verify = min(len(state.draft), state.remaining - 1)
+    masks = min(settings_of(state).draft_block_size, state.remaining - 1)
+    return Layout(verify, masks, tuple(range(verify + 1)) if masks > 1 else ())
+
+
+def need(state: State) -> Plan:
+    return prefill(state, len(state.ids)) or plan_of(state, layout(state))
+
+
+def plan_of(state: State, chosen: Layout) -> Plan:
+    """Spans: pending ids and the draft, causal; alternatives, causal; groups, full. Reads in the same order."""
+    request, traits = state.request, state.request.traits
+    pending = state.ids[state.kept :]
+    seed = len(pending) - 1
+    tokens = pending + tuple(draft.token for draft in state.draft[: chosen.verify])
+    spans = [Span(tokens, state.kept)]
+    reads = [read_causal(request, 0, range(seed, len(tokens)))]
+    for slot in chosen.alternatives:
+        before = (0, len(pending) + slot)
+        spans.append(Span((state.draft[slot].second,), state.kept + before[1], sees=(before,)))
+        reads.append(read_causal(request, len(spans) - 1, (0,)))
+    drafted = range(1, chosen.masks)
+    for accepted in chosen.groups:
+        at = seed + accepted
+        spans.append(group(traits, tokens[at], state.kept + at, chosen.masks, ((0, at),), (0, at + 1)))
+        reads.append(read_group(traits, len(spans) - 1, drafted))
+    for slot in chosen.alternative_groups:
+        index, at = 1 + chosen.alternatives.index(slot), len(pending) + slot
+        alternative = spans[index].tokens[0]
+        spans.append(group(traits, alternative, state.kept + at, chosen.masks, ((0, at),), (index, 1)))
+        reads.append(read_group(traits, len(spans) - 1, drafted))
+    return make_plan(state, tuple(spans), tuple(reads))
+
+
+def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
+    return settle_layout(state, plan, rows, layout(state)) if plan.reads else settle(state, plan, keep=plan.rows)
+
+
+def settle_layout(state: State, plan: Plan, rows: Rows, chosen: Layout, **changes: object) -> tuple[State, Outcome]:
+    """Accept the matching run, then one token of the verifier's, then one more if that was an alternative."""
+    step, pending = step_of(state), len(state.ids) - state.kept
+    drafted = state.draft[: chosen.verify]
+    picks, rows = rows[: chosen.verify + 1], rows[chosen.verify + 1 :]
+    besides, rows = rows[: len(chosen.alternatives)], rows[len(chosen.alternatives) :]
+    accepted = accepted_run(drafted, rows=picks)
+    emit = [token_of(row, step) for row in picks[: accepted + 1]]
+    ahead = group_of(chosen.groups, accepted, rows, chosen.masks)
+    if accepted in chosen.alternatives and picks[accepted].id == drafted[accepted].second:
+        # The verifier chose the second-best token, whose row already says what comes after it. That row's KV does not
+        # lead the plan and is not kept: the token is simply pending, and is written by the next step.
+        emit.append(token_of(besides[chosen.alternatives.index(accepted)], step))
+        others = rows[len(chosen.groups) * (chosen.masks - 1) :] if chosen.groups else rows
+        ahead = group_of(chosen.alternative_groups, accepted, others, chosen.masks)
+    draft = tuple(Draft(row.id, row.prob, row.second, row.second_prob) for row in ahead)
+    slots = tuple(Slot(d.token, SlotState.TENTATIVE, d.prob, 0, step) for d in draft)
+    frame = Frame(step, len(state.ids) + len(emit), slots)
+    return settle(state, plan, keep=pending + accepted, emit=emit, round=True, frame=frame, draft=draft, **changes)
+
+
+def accepted_run(drafted: Sequence[Draft], rows: Rows) -> int:
+    """How many leading drafted tokens the verifier picked too."""
+    accepted = 0
+    while accepted < len(drafted) and rows[accepted].id == drafted[accepted].token:
+        accepted += 1
+    return accepted
+
+
+def group_of(groups: tuple[int, ...], key: int, rows: Rows, masks: int) -> Rows:
+    """Rows of the group for `key`, if there is one; each group was read at masks - 1 rows."""
+    if key not in groups:
+        return ()
+    first = groups.index(key) * (masks - 1)
+    return rows[first : first + masks - 1]
