@@ -1,0 +1,166 @@
+"""Admitting requests, sharing rows and pages between them, preempting and resuming. Plain Python, no tensors.
+
+A preempted request keeps its State and loses its pages; later the same spans write its kept rows again and its
+strategy never notices. Rows are charged to requests, so that a block costs its owner what it costs the machine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from unmask.config import EngineConfig
+from unmask.decoding import context_spans, strategy
+from unmask.decoding.common import block_size
+from unmask.engine.pages import Pages
+from unmask.types import Outcome, Plan, Request, State
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One plan with the pages of its request, which hold `kept` rows and have room for the plan's."""
+
+    request: Request
+    plan: Plan
+    kept: int
+    pages: Sequence[int]
+
+
+@dataclass(eq=False, slots=True)
+class Live:
+    """One request on its way. written: rows of its pages that hold KV, equal to state.kept unless it was preempted.
+
+    labelled: pages offered for prefix reuse. spent: rows charged. plan: what it runs next, made once per state.
+    """
+
+    id: int
+    state: State
+    pages: list[int] = field(default_factory=list)
+    written: int = 0
+    labelled: int = 0
+    spent: int = 0
+    plan: Plan | None = None
+
+    @property
+    def rebuilding(self) -> bool:
+        return self.written < self.state.kept
+
+    def next_plan(self) -> Plan:
+        if self.plan is None:
+            self.plan = (
+                rebuild_plan(self) if self.rebuilding else strategy(self.state.request.strategy).need(self.state)
+            )
+        return self.plan
+
+
+def rebuild_plan(live: Live) -> Plan:
+    """The next chunk of kept rows to write again, as the spans that wrote them."""
+    request, state = live.state.request, live.state
+    unit = block_size(request) if request.traits.context == "block" else 1
+    chunk = max(request.prefill_chunk // unit, 1) * unit
+    return Plan(context_spans(request, state.ids, live.written, min(live.written + chunk, state.kept)), ())
+
+
+def reuse_kind(request: Request) -> str | None:
+    """Requests of one kind may share pages; None where rows depend on what follows them in their block."""
+    return None if request.traits.context == "block" and request.strategy == "fastdiffuser" else "causal"
+
+
+class Scheduler:
+    def __init__(self, pages: Pages, config: EngineConfig) -> None:
+        self.pages, self.config = pages, config
+        self.waiting = deque[Live]()
+        self.live = list[Live]()
+        self.preemptions = 0
+
+    def add(self, live: Live) -> None:
+        self.waiting.append(live)
+
+    def drop(self, live: Live) -> None:
+        """Forget a request, wherever it is, and free its pages."""
+        if live in self.live:
+            self.live.remove(live)
+        elif live in self.waiting:
+            self.waiting.remove(live)
+        self.pages.release(live.pages)
+
+    def choose(self) -> list[Live]:
+        """Requests whose plans run in the next forward, pages reserved. Least charged first, within the row budget."""
+        self.admit()
+        chosen, rows = list[Live](), 0
+        for live in sorted(self.live, key=lambda live: live.spent):
+            if live not in self.live:
+                continue  # preempted for one of the chosen
+            plan = live.next_plan()
+            if chosen and rows + plan.rows > self.config.max_rows:
+                continue
+            if self.reserve(live, chosen):
+                chosen.append(live)
+                rows += plan.rows
+                live.spent += plan.rows
+        return chosen
+
+    def admit(self) -> None:
+        """Take waiting requests in order while their next plan fits without preempting anybody."""
+        while self.waiting and len(self.live) < self.config.max_live:
+            live = self.waiting[0]
+            kind = reuse_kind(live.state.request)
+            if kind and self.config.prefix_reuse and not live.pages:
+                self.reuse(live, kind)
+            if not self.pages.extend(live.pages, live.written + live.next_plan().rows):
+                # Reused pages are not held while waiting: they might be what the others are short of.
+                self.unload(live)
+                return
+            live.spent = min((other.spent for other in self.live), default=0)
+            self.live.append(self.waiting.popleft())
+
+    def reuse(self, live: Live, kind: str) -> None:
+        """Start from the longest prefix that the pages still hold."""
+        live.pages = self.pages.reuse(live.state.ids, kind)
+        live.labelled = len(live.pages)
+        found = live.labelled * self.pages.size
+        if live.state.kept == 0:
+            live.state = start_after(live.state, found)
+        live.written = min(found, live.state.kept)
+        live.plan = None
+
+    def reserve(self, live: Live, chosen: list[Live]) -> bool:
+        """Pages for the plan's rows, preempting others if they must; False where that would hurt one already chosen."""
+        while not self.pages.extend(live.pages, live.written + live.next_plan().rows):
+            others = [other for other in self.live if other is not live and other not in chosen]
+            if not others:
+                return False
+            self.preempt(min(others, key=lambda other: other.state.kept))
+        return True
+
+    def preempt(self, live: Live) -> None:
+        """Free the pages of a live request and queue it again, ahead of all others. No id of it changes."""
+        self.live.remove(live)
+        self.unload(live)
+        self.waiting.appendleft(live)
+        self.preemptions += 1
+
+    def unload(self, live: Live) -> None:
+        self.pages.release(live.pages)
+        live.written, live.labelled, live.plan = 0, 0, None
+        if not live.state.stats.rows:
+            live.state = start_after(live.state, 0)
+
+    def note(self, live: Live, state: State, outcome: Outcome) -> None:
+        """After a step: the cache has grown by `keep` and by nothing else."""
+        live.written += outcome.keep
+        assert live.written == state.kept, f"cache holds {live.written} rows, the state says {state.kept}"
+        live.state, live.plan = state, None
+        kind = reuse_kind(state.request)
+        if kind and self.config.prefix_reuse:
+            live.labelled = self.pages.remember(live.pages, state.ids[: state.kept], live.labelled, kind)
+
+    def note_rebuilt(self, live: Live) -> None:
+        live.written += live.next_plan().rows
+        live.plan = None
+
+
+def start_after(state: State, kept: int) -> State:
+    """A fresh request's state whose first `kept` prompt rows are in the cache already."""
+    return replace(state, kept=kept)
