@@ -34,3 +34,11 @@ def smollm2_gguf() -> Path:
         if os.environ.get("UNMASK_OFFLINE_OK") == "1":
             pytest.skip(f"SmolLM2 cannot be pulled here, and UNMASK_OFFLINE_OK=1 allows that: {error}")
         raise
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model in a folder, with mask id, tokenizer and end token: everything runs on it, in milliseconds."""
+    from tests.tinymodel import write_model
+
+    return write_model(tmp_path_factory.mktemp("tiny"))

@@ -1,0 +1,7 @@
+"""The Python surface: load a model by name, generate and chat in any mode, stream what happens."""
+
+from unmask.lm.lm import LM
+from unmask.lm.options import MODES, SPEC_VARIANTS, Options, options_of
+from unmask.lm.result import Event, Generation, Numbers, Piece
+
+__all__ = ["LM", "MODES", "SPEC_VARIANTS", "Event", "Generation", "Numbers", "Options", "Piece", "options_of"]

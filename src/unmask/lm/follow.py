@@ -1,0 +1,59 @@
+"""One request on its way out: engine updates become text, stop strings end it, the numbers are taken at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from unmask.engine.engine import Update
+from unmask.lm.result import Event, Generation, Piece, numbers_of
+from unmask.text import TextStream, Tokenizer
+from unmask.types import FinishReason, Request, Token
+
+
+class Follow:
+    """Turns the updates of one request into events. `done` is set once the text has ended, by the engine or here."""
+
+    def __init__(self, tokenizer: Tokenizer, request: Request, stop: tuple[str, ...], mode: str) -> None:
+        self.stream = TextStream(tokenizer, stop, min_ids=request.min_tokens)
+        self.request, self.mode = request, mode
+        self.text, self.tokens = list[str](), list[Token]()
+        self.begun = time.perf_counter()
+        self.first: float | None = None
+        self.done: Generation | None = None
+
+    def take(self, update: Update) -> Iterator[Event]:
+        """Events of one step. After one that sets `done` the request must be cancelled if the engine goes on."""
+        outcome = update.outcome
+        if outcome.frame is not None:
+            yield outcome.frame
+        if outcome.emit and self.first is None:
+            self.first = time.perf_counter() - self.begun
+        before = self.stream.fed
+        self.stream, text = self.stream.feed(token.id for token in outcome.emit)
+        emitted = outcome.emit[: self.stream.fed - before]
+        finish: FinishReason | None = "stop" if self.stream.hit else outcome.finish
+        if finish:
+            self.stream, rest = self.stream.finish()
+            text += rest
+        self.tokens.extend(emitted)
+        self.text.append(text)
+        if text or emitted:
+            yield Piece(text, emitted)
+        if finish:
+            self.done = self.whole(update, finish)
+            yield self.done
+
+    def whole(self, update: Update, finish: FinishReason) -> Generation:
+        seconds = time.perf_counter() - self.begun
+        return Generation(
+            text="".join(self.text),
+            token_ids=tuple(token.id for token in self.tokens),
+            tokens=tuple(self.tokens),
+            finish_reason=finish,
+            stats=numbers_of(update.state, len(self.tokens), seconds, seconds if self.first is None else self.first),
+            prompt_ids=self.request.prompt,
+            mode=self.mode,
+            strategy=update.state.request.strategy,
+            stopped_by=self.stream.hit.text if self.stream.hit else None,
+        )

@@ -1,0 +1,133 @@
+"""`LM`: one loaded model. Every call is a request to its engine, so calls from several threads share forwards."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import torch
+
+from unmask.config import EngineConfig
+from unmask.engine.engine import Update
+from unmask.lm.follow import Follow
+from unmask.lm.loading import Parts, load
+from unmask.lm.options import Options, default_mode, options_of, request_of
+from unmask.lm.result import Event, Generation
+from unmask.text import ChatTemplate, render_chat
+from unmask.types import Ids
+
+Message = Mapping[str, Any]
+
+
+class LM:
+    """A tri-mode language model.
+
+    >>> lm = LM.load("smollm2-135m")                                            # doctest: +SKIP
+    >>> lm.generate("def fib(n):", mode="self-speculation", max_tokens=64).text  # doctest: +SKIP
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.name, self.checkpoint, self.traits = parts.name, parts.checkpoint, parts.traits
+        self.decoder, self.tokenizer, self.engine = parts.decoder, parts.tokenizer, parts.engine
+        self.config = parts.checkpoint.config
+        self.stop_ids: Ids = tuple(dict.fromkeys((*self.config.stop_ids, *self.tokenizer.eos_ids)))
+        self.template = ChatTemplate.of(self.tokenizer)
+        self._lock = Lock()
+        self._inbox = dict[int, deque[Update]]()
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path = "smollm2-135m",
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        exactness: Literal["exact", "fast"] | None = None,
+        mask_id: int | None = None,
+        max_tokens_cached: int | None = None,
+    ) -> LM:
+        """Load a model: a short name (pulled on first use), a Hugging Face folder, a .gguf file or a hub id.
+
+        dtype: "bfloat16" or "float32"; None takes bfloat16 where the processor computes in it. device: None takes the
+        GPU if there is one. exactness: "exact" gives every lossless mode the very same ids, at a price; "fast" (the
+        default) may differ from them where two tokens are nearly equally likely. mask_id: the token that stands for
+        "unknown", for a checkpoint that names none. max_tokens_cached: rows of key/value memory over all requests.
+        Raises ValueError, FileNotFoundError, ConnectionError and other OSErrors with one line that says what is wrong.
+        """
+        config = EngineConfig(exactness=exactness or "fast", max_tokens_cached=max_tokens_cached)
+        return cls(load(name, dtype=dtype, device=device, mask_id=mask_id, config=config))
+
+    def encode(self, prompt: str | Sequence[int]) -> Ids:
+        """Ids of a plain prompt (with the bos token if the model expects one), or the ids that were given."""
+        if not isinstance(prompt, str):
+            return tuple(prompt)
+        bos = (self.tokenizer.bos_id,) if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else ()
+        return (*bos, *self.tokenizer.encode(prompt))
+
+    def encode_chat(self, messages: Sequence[Message], **variables: Any) -> Ids:
+        """Ids of a chat up to the assistant's turn; variables go to the model's chat template."""
+        return self.tokenizer.encode(render_chat(self.template, messages, variables=variables), special=True)
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> Generation:
+        """Continue a prompt (text, or ids) and return the whole.
+
+        options: the fields of `Options`. ValueError for a wrong one, for an empty prompt, or one that does not fit.
+        """
+        return self.finish(self.stream(prompt, **options))
+
+    def chat(self, messages: Sequence[Message], **options: Any) -> Generation:
+        """Answer a chat: [{"role": "user", "content": "..."}, ...]; options as in `generate`."""
+        return self.generate(self.encode_chat(messages), **options)
+
+    def generate_all(self, prompts: Sequence[str | Sequence[int]], **options: Any) -> list[Generation]:
+        """Continue many prompts in one batch, each under the same options."""
+        streams = [self.stream(prompt, **options) for prompt in prompts]
+        return [self.finish(stream) for stream in streams]
+
+    def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Event]:
+        """Continue a prompt and watch: a `Piece` of text whenever some is certain, with `frames=True` a `Frame` of the
+        open block after every step, and at last the `Generation`. Closing the iterator cancels the request."""
+        return self.start(self.encode(prompt), options_of(options))
+
+    def start(self, ids: Ids, options: Options) -> Iterator[Event]:
+        """As `stream`, for ids and ready options. The request is checked and queued at once."""
+        request = request_of(ids, options, self.traits, self.stop_ids, self.config.max_position)
+        follow = Follow(self.tokenizer, request, options.stop, options.mode or default_mode(self.traits))
+        with self._lock:
+            number = self.engine.submit(request)
+            self._inbox[number] = deque()
+        return self._events(number, follow)
+
+    def _events(self, number: int, follow: Follow) -> Iterator[Event]:
+        try:
+            while follow.done is None:
+                yield from follow.take(self._next(number))
+        finally:
+            with self._lock:
+                self.engine.cancel(number)
+                self._inbox.pop(number, None)
+
+    def _next(self, number: int) -> Update:
+        """The next update of a request, stepping the engine until there is one."""
+        while True:
+            with self._lock:
+                inbox = self._inbox[number]
+                if inbox:
+                    return inbox.popleft()
+                if number not in self.engine.requests:
+                    raise RuntimeError("the generation was lost: a step of the engine that it took part in has failed")
+                for update in self.engine.step():
+                    if update.id in self._inbox:
+                        self._inbox[update.id].append(update)
+
+    @staticmethod
+    def finish(events: Iterator[Event]) -> Generation:
+        """Run a stream to its end and return its `Generation`."""
+        last = None
+        for last in events:  # noqa: B007  (the last one is wanted)
+            pass
+        assert isinstance(last, Generation)
+        return last

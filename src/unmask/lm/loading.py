@@ -1,0 +1,116 @@
+"""From a model's name to a running engine: checkpoint, tokenizer, adapters, key/value memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from unmask.config import EngineConfig, ModelConfig
+from unmask.engine.engine import Engine, Limits
+from unmask.engine.runner import Runner
+from unmask.model import store
+from unmask.model.adapter import attach
+from unmask.model.checkpoint import Checkpoint, load_into, open_checkpoint
+from unmask.model.decoder import Decoder
+from unmask.model.gguf import read_metadata
+from unmask.text import Tokenizer
+from unmask.types import Traits
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+CONTEXTS = 8  # whole contexts of key/value memory to have by default, if they fit
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an LM is made of."""
+
+    name: str
+    checkpoint: Checkpoint
+    traits: Traits
+    decoder: Decoder
+    tokenizer: Tokenizer
+    engine: Engine
+
+
+def load(
+    name: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    mask_id: int | None = None,
+    config: EngineConfig | None = None,
+) -> Parts:
+    """See `LM.load`."""
+    place = device_of(device)
+    number = dtype_of(dtype, place)
+    source = store.resolve(name)
+    checkpoint = open_checkpoint(source)
+    traits = with_mask(checkpoint.traits, mask_id, checkpoint.config.vocab_size)
+    with torch.device("meta"):
+        decoder = Decoder(checkpoint.config)
+    load_into(decoder, checkpoint, dtype=number, device=place)
+    for adapter in sorted({traits.draft_adapter, traits.denoise_adapter} - {None}, key=str):
+        attach(decoder, str(adapter), checkpoint.adapter(str(adapter)))
+    config = config or EngineConfig()
+    rows = config.max_tokens_cached or default_rows(checkpoint.config, number, place)
+    pages = -(-rows // config.page_size)
+    adapters = tuple(sorted({name for p in decoder.projections().values() for name in p.adapters}))
+    limits = Limits(checkpoint.config.vocab_size, checkpoint.config.max_position, adapters)
+    engine = Engine(Runner(decoder, config, pages), pages, config, limits)
+    return Parts(str(name), checkpoint, traits, decoder, tokenizer_of(checkpoint), engine)
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    if checkpoint.kind == "gguf":
+        return Tokenizer.from_gguf(read_metadata(checkpoint.source))
+    return Tokenizer.from_file(checkpoint.source)
+
+
+def with_mask(traits: Traits, mask_id: int | None, vocab_size: int) -> Traits:
+    if mask_id is None:
+        return traits
+    if not 0 <= mask_id < vocab_size:
+        raise ValueError(f"mask_id must be between 0 and {vocab_size - 1}, got {mask_id}")
+    return replace(traits, mask_id=mask_id)
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The GPU where there is one, unless told otherwise."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        here = "'cpu' or 'cuda'" if torch.cuda.is_available() else "'cpu'"
+        raise ValueError(f"device must be {here} on this machine, got {str(device)!r}") from error
+    return place
+
+
+def dtype_of(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor computes in it, else float32."""
+    if dtype is None:
+        fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    named = DTYPES.get(dtype) if isinstance(dtype, str) else dtype if dtype in DTYPES.values() else None
+    if named is None:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return named
+
+
+def default_rows(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+    """Rows of key/value memory: some whole contexts, or what a good part of the free memory holds."""
+    budget = int(torch.cuda.mem_get_info(device)[0] * 0.85) if device.type == "cuda" else free_memory() // 3
+    per_row = config.kv_bytes_per_token * dtype.itemsize
+    return max(min(CONTEXTS * config.max_position, budget // per_row), 1024)
+
+
+def free_memory() -> int:
+    """Bytes of host memory that are free now; 4 GB where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30
