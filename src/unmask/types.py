@@ -25,6 +25,7 @@ class Traits:
     """What a checkpoint was trained to do: properties, never code paths.
 
     mask_id: token id that stands for "unknown"; None for a model that only decodes AR.
+    trained: it has learned to fill masks, itself or through its adapters. Every mode runs without that, to no use.
     seed: where a draft sees the last certain token: as slot 0 of its own full span ("block"), only as the causal
         row before the masks ("causal"), or as both, a causal row and an adapter-on copy before the masks ("copy").
     context: later rows read a finished block as "causal" rows, or as full rows aligned to the block size ("block").
@@ -33,6 +34,7 @@ class Traits:
     """
 
     mask_id: int | None = None
+    trained: bool = False
     block_size: int = 32
     seed: Literal["block", "causal", "copy"] = "block"
     context: Literal["causal", "block"] = "causal"

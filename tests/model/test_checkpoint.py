@@ -132,7 +132,7 @@ def test_nemotron_labs_diffusion_in_its_published_layout(tmp_path: Path) -> None
     rope = {**config["rope_parameters"], "factor": 64 / 16384}
     config |= {"model_type": NLD, "mask_token_id": 30, "block_size": 32, "rope_parameters": rope}
     checkpoint = open_checkpoint(folder(tmp_path, config, theirs))
-    assert checkpoint.traits == Traits(mask_id=30)
+    assert checkpoint.traits == Traits(mask_id=30, trained=True)
     assert checkpoint.config.query_scale == (0.1, 16384)
     module = empty(model)
     load_into(module, checkpoint)
@@ -141,7 +141,7 @@ def test_nemotron_labs_diffusion_in_its_published_layout(tmp_path: Path) -> None
     (tmp_path / "linear_spec_lora").mkdir()
     (tmp_path / "linear_spec_lora" / "adapter_config.json").write_text("{}")
     again = open_checkpoint(tmp_path)
-    assert again.traits == Traits(mask_id=30, draft_adapter="linear_spec_lora")
+    assert again.traits == Traits(mask_id=30, trained=True, draft_adapter="linear_spec_lora")
     assert again.adapters == {"linear_spec_lora": tmp_path / "linear_spec_lora"}
     with pytest.raises(ValueError, match="has no adapter 'other'; it has: linear_spec_lora"):
         again.adapter("other")

@@ -295,7 +295,7 @@ def test_published_nemotron_labs_diffusion_configs(
 ) -> None:
     raw = NLD_8B | changes
     config, traits = config_from_hf(raw)
-    assert traits == Traits(mask_id=100, block_size=32)
+    assert traits == Traits(mask_id=100, trained=True, block_size=32)
     assert config.rope == Rope(theta=1e6, kind="yarn", factor=factor, original_max_position=16384, attention_factor=1.0)
     assert config.query_scale == (0.1, 16384)
     assert (config.max_position, config.stop_ids, config.bos_id) == (raw["max_position_embeddings"], (11,), 1)
@@ -316,7 +316,7 @@ def test_a_rope_factor_that_does_not_fit_is_used_with_a_warning() -> None:
 def test_our_own_settings_and_stop_ids_of_both_files() -> None:
     ours = {"seed": "copy", "context": "causal", "shift": True, "draft_adapter": "draft", "mask_id": 7}
     config, traits = config_from_hf(tiny(eos_token_id=[2, 3], mask_token_id=6, unmask=ours), {"eos_token_id": [3, 4]})
-    assert traits == Traits(mask_id=7, seed="copy", shift=True, draft_adapter="draft")
+    assert traits == Traits(mask_id=7, trained=True, seed="copy", shift=True, draft_adapter="draft")
     assert config.stop_ids == (2, 3, 4)
     assert config_from_hf(tiny(mask_token_id=-1))[1].mask_id is None
 

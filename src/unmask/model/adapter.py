@@ -16,26 +16,42 @@ if TYPE_CHECKING:
 
 
 class LowRank(nn.Module):
-    """LoRA (arXiv 2106.09685). a: [r, in], b: [out, r]; scale: alpha / r."""
+    """LoRA (arXiv 2106.09685). a: [r, in], b: [out, r]; scale: alpha / r.
+
+    While it is trained its weights are float32, and it computes in the dtype of the rows.
+    """
 
     def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
         super().__init__()
         self.a, self.b, self.scale = nn.Parameter(a), nn.Parameter(b), scale
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return (x_TD @ self.a.T) @ self.b.T * self.scale
+        return (x_TD @ self.a.to(x_TD.dtype).T * self.scale) @ self.b.to(x_TD.dtype).T
 
 
 def attach(decoder: Decoder, name: str, weights: AdapterWeights) -> None:
-    """Make the adapter `name` available to rows that ask for it; ValueError where a target does not exist."""
-    projections, dtype = decoder.projections(), decoder.model.embed_tokens.weight.dtype
-    device = decoder.model.embed_tokens.weight.device
+    """Make the adapter `name` available to rows that ask for it, in place of another of that name.
+
+    Raises ValueError, and changes nothing, where a target does not exist or has another shape.
+    """
+    projections, embedding = decoder.projections(), decoder.model.embed_tokens.weight
     for target, (a, b) in weights.matrices.items():
         if target not in projections:
             raise ValueError(f"adapter {name!r} targets {target!r}, which this model does not have")
-        projections[target].adapters[name] = LowRank(a.to(device, dtype), b.to(device, dtype), weights.scale)
+        outputs, inputs = projections[target].weight.shape
+        if a.shape[1:] != (inputs,) or b.shape != (outputs, len(a)):
+            raise ValueError(
+                f"adapter {name!r}: {target!r} [{outputs}, {inputs}] and the adapter's matrices"
+                f" {list(a.shape)} and {list(b.shape)} do not fit"
+            )
+    detach(decoder, name)
+    for target, (a, b) in weights.matrices.items():
+        low_rank = LowRank(
+            a.to(embedding.device, embedding.dtype), b.to(embedding.device, embedding.dtype), weights.scale
+        )
+        projections[target].adapters[name] = low_rank
     if weights.mask_embedding is not None:
-        decoder.mask_embeddings[name] = weights.mask_embedding.to(device, torch.float32)
+        decoder.mask_embeddings[name] = weights.mask_embedding.to(embedding.device, torch.float32)
 
 
 def detach(decoder: Decoder, name: str) -> None:

@@ -50,16 +50,35 @@ class Projection(nn.Linear):
         self.adapters = {}
 
     def forward(self, x_TD: Tensor, gates: Mapping[str, Tensor] | None = None) -> Tensor:
-        y = F.linear(x_TD, self.weight, self.bias) if self.tile is None else self.tiled(x_TD, self.tile)
+        y = tiled(lambda part: F.linear(part, self.weight, self.bias), x_TD, self.tile)
         for name, rows in (gates or {}).items():
-            if name in self.adapters:
-                y = y.index_add(0, rows, self.adapters[name](x_TD[rows]).to(y.dtype))
+            if name not in self.adapters:
+                continue
+            if len(rows) == len(x_TD):  # all of them, so nothing needs to be gathered
+                y = y + tiled(self.adapters[name], x_TD, self.tile).to(y.dtype)
+            else:
+                y = y.index_add(0, rows, tiled(self.adapters[name], x_TD[rows], self.tile).to(y.dtype))
         return y
 
-    def tiled(self, x_TD: Tensor, tile: int) -> Tensor:
-        rows = x_TD.shape[0]
-        padded = F.pad(x_TD, (0, 0, 0, -rows % tile))
-        return torch.cat([F.linear(part, self.weight, self.bias) for part in padded.split(tile)])[:rows]
+
+def tiled(product: Callable[[Tensor], Tensor], x_TD: Tensor, tile: int | None) -> Tensor:
+    """`product` of the rows, exactly `tile` of them (zero padded) at a time; None: of all at once."""
+    if tile is None:
+        return product(x_TD)
+    padded = F.pad(x_TD, (0, 0, 0, -len(x_TD) % tile))
+    return torch.cat([product(part) for part in padded.split(tile)])[: len(x_TD)]
+
+
+def steady_silu(x_TD: Tensor) -> Tensor:
+    """SiLU of which no value depends on where it stands.
+
+    torch's CPU kernel takes values by vectors, and what is left over at the end of a thread's share by another routine
+    whose last bit may differ. So: whole vectors, in parts too small to be shared out.
+    """
+    if x_TD.device.type != "cpu":
+        return F.silu(x_TD)
+    padded = F.pad(x_TD, (0, -x_TD.shape[1] % 64)).reshape(-1)
+    return torch.cat([F.silu(part) for part in padded.split(16384)]).view(len(x_TD), -1)[:, : x_TD.shape[1]]
 
 
 class Norm(nn.Module):
@@ -111,7 +130,8 @@ class Mlp(nn.Module):
         self.down_proj = Projection(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
     def forward(self, x_TD: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_TD, gates)) * self.up_proj(x_TD, gates), gates)
+        silu = F.silu if self.gate_proj.tile is None else steady_silu
+        return self.down_proj(silu(self.gate_proj(x_TD, gates)) * self.up_proj(x_TD, gates), gates)
 
 
 class Layer(nn.Module):

@@ -108,7 +108,8 @@ def config_from_hf(config: Raw, generation: Raw | None = None) -> tuple[ModelCon
         bos_id=next(iter(token_ids(raw, "bos_token_id")), None),
     )
     mask_id = raw.get("mask_token_id")
-    given = {"mask_id": None if mask_id == -1 else mask_id}
+    given: dict[str, Any] = {"mask_id": None if mask_id == -1 else mask_id}
+    given |= {"trained": given["mask_id"] is not None}  # no other decoder has that key
     given |= {"block_size": raw["block_size"]} if raw.get("block_size") is not None else {}
     ours = outer.get("unmask") or {}
     if not isinstance(ours, Mapping):
@@ -135,6 +136,7 @@ def traits_from(values: Raw, vocab_size: int) -> Traits:
 
 _TRAIT_TYPES: dict[str, tuple[Any, str]] = {
     "mask_id": (int | None, "a token id, or null"),
+    "trained": (bool, "true or false"),
     "block_size": (int, "an integer of at least 1"),
     "seed": (str, "'block', 'causal' or 'copy'"),
     "context": (str, "'causal' or 'block'"),

@@ -118,6 +118,7 @@ def config_from_gguf(
     raw["rope_parameters"] = _rope_parameters(settings, raw, rope_factors)
     raw["eos_token_id"] = [i for end in ("eos", "eot", "eom") for i in token_ids(metadata, _TOKEN.format(end))]
     raw["bos_token_id"], raw["mask_token_id"] = (metadata.get(_TOKEN.format(kind)) for kind in ("bos", "mask"))
+    raw["unmask"] = {"trained": False}  # a mask id is any vocabulary's here
     config, traits = config_from_hf(raw)
     neutral = _NEUTRAL | dict.fromkeys(("rope.dimension_count", "attention.value_length"), config.head_dim)
     for key, value in settings.items():

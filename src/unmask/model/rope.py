@@ -16,7 +16,7 @@ from unmask.config import Rope
 def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
     """float64 [head_dim / 2]. YaRN: arXiv 2309.00071 section 3.2, correction range rounded outwards; Llama 3.1: the
     wavelength-dependent interpolation of its released code."""
-    base = rope.theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    base = rope.theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim)
     if rope.kind == "linear":
         return base / rope.factor
     if rope.kind == "llama3":
@@ -34,7 +34,7 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
 
         low = max(math.floor(dimension(rope.beta_fast)), 0)
         high = min(math.ceil(dimension(rope.beta_slow)), head_dim - 1)
-        ramp = (torch.arange(head_dim // 2, dtype=torch.float64) - low) / max(high - low, 0.001)
+        ramp = (torch.arange(head_dim // 2, dtype=torch.float64, device="cpu") - low) / max(high - low, 0.001)
         ramp = ramp.clamp(0, 1)
         return ramp * base / rope.factor + (1 - ramp) * base
     return base
@@ -46,18 +46,21 @@ def query_scale(positions: Tensor, beta: float, original: int) -> Tensor:
 
 
 class RotaryTable:
-    """cos and sin by absolute position, grown on demand. Rows: float32 [head_dim / 2]."""
+    """cos and sin by absolute position, grown on demand. Rows: float32 [head_dim / 2].
+
+    Made on the CPU whatever the default device is, so that a decoder can be built on the meta device.
+    """
 
     def __init__(self, rope: Rope, head_dim: int) -> None:
         self.inverse = inverse_frequencies(rope, head_dim).to(torch.float32)
         self.factor = rope.attention_factor
-        self.cos = self.sin = torch.empty(0, head_dim // 2)
+        self.cos = self.sin = torch.empty(0, head_dim // 2, device="cpu")
 
     def at(self, positions: Tensor, highest: int) -> tuple[Tensor, Tensor]:
         """cos, sin: float32 [T, head_dim / 2] for int64 `positions` [T], none above `highest`."""
         if highest >= len(self.cos) or self.cos.device != positions.device:
             length = max(1024, 1 << highest.bit_length())
-            angles = torch.arange(length, dtype=torch.float32)[:, None] * self.inverse
+            angles = torch.arange(length, dtype=torch.float32, device="cpu")[:, None] * self.inverse
             self.cos = (angles.cos() * self.factor).to(positions.device)
             self.sin = (angles.sin() * self.factor).to(positions.device)
         return self.cos[positions], self.sin[positions]
