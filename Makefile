@@ -15,8 +15,9 @@ help:  ## list what can be made
 demo: $(VENV)/.base  ## install what is needed and see a model unmask text
 	@$(BIN)/unmask demo $(ARGS)
 
+# Tensors in tests are tiny: one thread and several processes are much quicker than several threads.
 test: check  ## lint, types and every test (ARGS="-k draft" goes to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev  ## lint and types
 	@$(BIN)/python -m ruff check

@@ -24,6 +24,8 @@ def load_model(name: str, **loading: Any) -> LM:
 
     if any(model.name == name and not model.present for model in store.models()):
         pull_with_progress(name)
+    if loading.get("adapter") == "none":
+        loading["adapter"] = False
     with quiet_spinner(f"Loading {name}"):
         return LM.load(name, **loading)
 

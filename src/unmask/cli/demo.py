@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from unmask.cli.common import DEFAULT_MODEL, as_json, err, load_model, out
-from unmask.cli.flags import Device, Dtype, Model
+from unmask.cli.flags import AdapterFolder, Device, Dtype, Model
 from unmask.cli.generate import watch_one
 
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ def demo(
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most new tokens per mode.")] = 96,
     dtype: Dtype = None,
     device: Device = None,
+    adapter: AdapterFolder = None,
     exactness: Annotated[
         str, typer.Option("--exactness", help="exact compares ids for real; fast shows the quickest kernels.")
     ] = "exact",
     as_objects: Annotated[bool, typer.Option("--json", help="One JSON object per mode, nothing else.")] = False,
 ) -> None:
     """See a model unmask text in every mode, and what each mode costs."""
-    lm = load_model(model, dtype=dtype, device=device, exactness=exactness)
+    lm = load_model(model, dtype=dtype, device=device, exactness=exactness, adapter=adapter)
     ids = lm.encode_chat([{"role": "user", "content": prompt}])
     warm_up = {"max_tokens": 2, "ignore_eos": True}
     done: dict[str, Generation] = {}
@@ -69,7 +70,9 @@ def demo(
 def table_of(done: dict[str, Generation], model: str, exactness: str) -> Table:
     caption = "tpf: tokens per forward after prefill; acceptance: tokens per draft and verify round"
     title = f"{Path(model).name}, greedy, {exactness}"
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for name in ("mode", "tokens/s", "forwards", "tpf", "acceptance", "same ids as AR"):
         table.add_column(name, justify="left" if name == "mode" else "right", no_wrap=True)
     for title, _, lossless in WAYS:

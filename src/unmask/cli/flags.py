@@ -85,7 +85,22 @@ MaskId = Annotated[
     int | None,
     typer.Option("--mask-id", help="Token that stands for 'unknown'.", rich_help_panel="Model", show_default=False),
 ]
-LOADING: dict[str, Any] = {"dtype": Dtype, "device": Device, "exactness": Exactness, "mask_id": MaskId}
+AdapterFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        help="Folder of an adapter; none for the bare model.",
+        rich_help_panel="Model",
+        show_default=False,
+    ),
+]
+LOADING: dict[str, Any] = {
+    "dtype": Dtype,
+    "device": Device,
+    "exactness": Exactness,
+    "mask_id": MaskId,
+    "adapter": AdapterFolder,
+}
 
 
 def with_decoding(command: Callable[..., None]) -> Callable[..., None]:

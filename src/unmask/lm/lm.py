@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from unmask.lm.loading import Parts, load
 from unmask.lm.options import Options, default_mode, options_of, request_of
 from unmask.lm.result import Event, Generation
 from unmask.text import ChatTemplate, render_chat
-from unmask.types import Ids
+from unmask.types import Ids, Request
 
 Message = Mapping[str, Any]
 
@@ -47,18 +48,24 @@ class LM:
         device: str | torch.device | None = None,
         exactness: Literal["exact", "fast"] | None = None,
         mask_id: int | None = None,
+        adapter: str | Path | Literal[False] | None = None,
         max_tokens_cached: int | None = None,
+        max_live: int | None = None,
     ) -> LM:
         """Load a model: a short name (pulled on first use), a Hugging Face folder, a .gguf file or a hub id.
 
         dtype: "bfloat16" or "float32"; None takes bfloat16 where the processor computes in it. device: None takes the
         GPU if there is one. exactness: "exact" gives every lossless mode the very same ids, at a price; "fast" (the
         default) may differ from them where two tokens are nearly equally likely. mask_id: the token that stands for
-        "unknown", for a checkpoint that names none. max_tokens_cached: rows of key/value memory over all requests.
+        "unknown", for a checkpoint that names none. adapter: a folder that `unmask convert` wrote; None takes the one
+        that the model brings or this package ships for it, False none. max_tokens_cached: rows of key/value memory over
+        all requests. max_live: most requests decoded at a time.
         Raises ValueError, FileNotFoundError, ConnectionError and other OSErrors with one line that says what is wrong.
         """
         config = EngineConfig(exactness=exactness or "fast", max_tokens_cached=max_tokens_cached)
-        return cls(load(name, dtype=dtype, device=device, mask_id=mask_id, config=config))
+        if max_live is not None:
+            config = replace(config, max_live=max_live)
+        return cls(load(name, dtype=dtype, device=device, mask_id=mask_id, adapter=adapter, config=config))
 
     def encode(self, prompt: str | Sequence[int]) -> Ids:
         """Ids of a plain prompt (with the bos token if the model expects one), or the ids that were given."""
@@ -94,12 +101,16 @@ class LM:
 
     def start(self, ids: Ids, options: Options) -> Iterator[Event]:
         """As `stream`, for ids and ready options. The request is checked and queued at once."""
-        request = request_of(ids, options, self.traits, self.stop_ids, self.config.max_position)
-        follow = Follow(self.tokenizer, request, options.stop, options.mode or default_mode(self.traits))
+        request, follow = self.prepare(ids, options)
         with self._lock:
             number = self.engine.submit(request)
             self._inbox[number] = deque()
         return self._events(number, follow)
+
+    def prepare(self, ids: Ids, options: Options) -> tuple[Request, Follow]:
+        """What an engine runs, and what makes text of its updates: for those who step the engine themselves."""
+        request = request_of(ids, options, self.traits, self.stop_ids, self.config.max_position)
+        return request, Follow(self.tokenizer, request, options.stop, options.mode or default_mode(self.traits))
 
     def _events(self, number: int, follow: Follow) -> Iterator[Event]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -13,7 +14,8 @@ from unmask.engine.engine import Engine, Limits
 from unmask.engine.runner import Runner
 from unmask.model import store
 from unmask.model.adapter import attach
-from unmask.model.checkpoint import Checkpoint, load_into, open_checkpoint
+from unmask.model.card import read_card
+from unmask.model.checkpoint import AdapterWeights, Checkpoint, load_into, open_checkpoint, read_adapter
 from unmask.model.decoder import Decoder
 from unmask.model.gguf import read_metadata
 from unmask.text import Tokenizer
@@ -41,6 +43,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     mask_id: int | None = None,
+    adapter: str | Path | Literal[False] | None = None,
     config: EngineConfig | None = None,
 ) -> Parts:
     """See `LM.load`."""
@@ -48,19 +51,49 @@ def load(
     number = dtype_of(dtype, place)
     source = store.resolve(name)
     checkpoint = open_checkpoint(source)
-    traits = with_mask(checkpoint.traits, mask_id, checkpoint.config.vocab_size)
+    traits, adapters = with_adapter(checkpoint, adapter)
+    traits = with_mask(traits, mask_id, checkpoint.config.vocab_size)
     with torch.device("meta"):
         decoder = Decoder(checkpoint.config)
     load_into(decoder, checkpoint, dtype=number, device=place)
-    for adapter in sorted({traits.draft_adapter, traits.denoise_adapter} - {None}, key=str):
-        attach(decoder, str(adapter), checkpoint.adapter(str(adapter)))
+    for title, weights in adapters.items():
+        attach(decoder, title, weights)
     config = config or EngineConfig()
     rows = config.max_tokens_cached or default_rows(checkpoint.config, number, place)
     pages = -(-rows // config.page_size)
-    adapters = tuple(sorted({name for p in decoder.projections().values() for name in p.adapters}))
-    limits = Limits(checkpoint.config.vocab_size, checkpoint.config.max_position, adapters)
+    limits = Limits(checkpoint.config.vocab_size, checkpoint.config.max_position, tuple(adapters))
     engine = Engine(Runner(decoder, config, pages), pages, config, limits)
     return Parts(str(name), checkpoint, traits, decoder, tokenizer_of(checkpoint), engine)
+
+
+def with_adapter(
+    checkpoint: Checkpoint, adapter: str | Path | Literal[False] | None
+) -> tuple[Traits, dict[str, AdapterWeights]]:
+    """The traits that the checkpoint has with its adapters, and those adapters by the names that the traits use.
+
+    adapter: a folder of ours (PEFT files and a card), None for what the checkpoint itself brings or the package ships
+    for it, False for none at all.
+    """
+    if adapter is None:
+        adapter = shipped_adapter(checkpoint)
+    if adapter is False or adapter is None:
+        traits = checkpoint.traits
+        if adapter is False:
+            traits = replace(traits, draft_adapter=None, denoise_adapter=None)
+        names = {traits.draft_adapter, traits.denoise_adapter} - {None}
+        return traits, {str(name): checkpoint.adapter(str(name)) for name in sorted(names, key=str)}
+    if not Path(adapter).expanduser().is_dir():
+        raise FileNotFoundError(f"no adapter folder {str(adapter)!r}")
+    traits, weights = read_card(adapter, checkpoint), read_adapter(adapter, checkpoint.config)
+    names = {traits.draft_adapter, traits.denoise_adapter} - {None}
+    return traits, {str(name): weights for name in sorted(names, key=str)}
+
+
+def shipped_adapter(checkpoint: Checkpoint) -> Path | None:
+    """The adapter that this package carries for a model it knows by its checksum."""
+    name = store.known_name(checkpoint.source) if checkpoint.kind == "gguf" else None
+    folder = Path(__file__).parent.parent / "adapters" / str(name)
+    return folder if name is not None and folder.is_dir() else None
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:

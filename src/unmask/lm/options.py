@@ -160,10 +160,8 @@ def method_of(options: Options, traits: Traits) -> tuple[str, Diffusion | Specul
     if options.spec_variant is not None and options.spec_variant not in SPEC_VARIANTS:
         raise ValueError(f"spec_variant must be one of {', '.join(SPEC_VARIANTS)}, got {options.spec_variant!r}")
     given = {name: value for name in (*_DIFFUSION, *_SPECULATION) if (value := getattr(options, name)) is not None}
-    foreign = [name for name in given if name not in _allowed(mode)]
-    foreign += ["schedule"] if options.schedule is not None and mode != "fastdiffuser" else []
-    foreign += ["spec_variant"] if options.spec_variant is not None and mode != "self-speculation" else []
-    if foreign:
+    asked = (*given, *(name for name in ("schedule", "spec_variant") if getattr(options, name) is not None))
+    if foreign := [name for name in asked if not applies(name, mode)]:
         raise ValueError(f"{foreign[0]} does not apply to mode {mode!r}")
     if mode == "ar":
         return "ar", None
@@ -178,5 +176,10 @@ def method_of(options: Options, traits: Traits) -> tuple[str, Diffusion | Specul
     return strategy, Speculation(**{"draft_block_size": min(traits.block_size, longest), **given})
 
 
-def _allowed(mode: str) -> tuple[str, ...]:
-    return {"ar": (), "fastdiffuser": _DIFFUSION}.get(mode, _SPECULATION)
+def applies(name: str, mode: str) -> bool:
+    """Whether an option means something in a mode; those of sampling and of limits do in every mode."""
+    if name == "schedule" or name in _DIFFUSION:
+        return mode == "fastdiffuser"
+    if name in _SPECULATION:
+        return mode in ("self-speculation", "auto")
+    return name != "spec_variant" or mode == "self-speculation"

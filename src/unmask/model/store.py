@@ -112,9 +112,14 @@ def resolve(name: str | Path) -> Path:
 
 def known_traits(path: str | Path) -> Traits | None:
     """Traits of a file we know, wherever it lies and whatever it is called; None for every other file."""
+    return next((model.traits for model in _MODELS if model.name == known_name(path)), None)
+
+
+def known_name(path: str | Path) -> str | None:
+    """Short name of a file we know, wherever it lies and whatever it is called; None for every other file."""
     path = Path(path)
     same_size = [model for model in _MODELS if path.stat().st_size == model.size]
-    return next((model.traits for model in same_size if _sha256(path) == model.sha256), None)
+    return next((model.name for model in same_size if _sha256(path) == model.sha256), None)
 
 
 def pull(name: str, progress: Progress | None = None) -> Path:
