@@ -141,6 +141,9 @@ class Speculation:
         _require(self.draft_block_size >= 1, "draft_block_size", self.draft_block_size, "at least 1")
         _require(0 <= self.draft_threshold <= 1, "draft_threshold", self.draft_threshold, "between 0 and 1")
         _require(self.alternatives >= 0, "alternatives", self.alternatives, "0 or more")
+        rows = [count for count, _ in self.costs]
+        fine = rows == sorted(set(rows)) and all(seconds > 0 for _, seconds in self.costs)
+        _require(fine, "costs", self.costs, "(rows, seconds above 0), rows ascending")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ class Request:
 
     def __post_init__(self) -> None:
         _require(len(self.prompt) >= 1, "prompt", self.prompt, "at least one token long")
+        _require(self.prefill_chunk >= 1, "prefill_chunk", self.prefill_chunk, "at least 1")
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "between 0 and max_tokens")
         _require(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", self.logprobs, "between 0 and 20")
@@ -310,12 +314,14 @@ class Read:
 class Plan:
     """What to run next for one request. `reads` come back in order, row by row.
 
-    history: ids of the kept context, given only when the sampling penalties need them.
+    history: ids of the kept context, given only when the sampling penalties need them. note: the strategy's own, which
+    its `consume` finds again here.
     """
 
     spans: tuple[Span, ...]
     reads: tuple[Read, ...]
     history: Ids = ()
+    note: object = None
 
     @property
     def rows(self) -> int:

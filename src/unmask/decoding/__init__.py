@@ -6,7 +6,7 @@ from types import ModuleType
 
 from unmask.decoding import adaptivespec, ar, auto, fastdiffuser, linearspec, quadspec
 from unmask.decoding.common import Strategy, context_spans
-from unmask.types import Request
+from unmask.types import Request, Speculation
 
 STRATEGIES: dict[str, ModuleType] = {
     "ar": ar,
@@ -27,6 +27,11 @@ def strategy(name: str) -> Strategy:
 
 
 def scratch_rows(request: Request) -> int:
-    """Most rows that one plan of this request can have beyond the ids it may keep."""
-    block = getattr(request.settings, "draft_block_size", getattr(request.settings, "block_size", 0))
-    return request.prefill_chunk + block + (block + 1) * (block + 2) + 64
+    """Most rows of one plan beyond the ids that the request may ever keep."""
+    if request.strategy in ("ar", "fastdiffuser", "linearspec"):
+        return 1  # linearspec may run its seed twice
+    settings = request.settings if isinstance(request.settings, Speculation) else Speculation()
+    block = settings.draft_block_size
+    alternatives = min(settings.alternatives, block)
+    # A group, of a seed and masks, for each of `block` acceptances; a row and a group for each alternative.
+    return (block + alternatives) * (block + 1) + alternatives

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 from unmask.decoding.common import prefill, settle
-from unmask.decoding.quadspec import Layout, accepted_run, plan_of, settings_of, settle_layout
+from unmask.decoding.quadspec import Layout, accepted_run, layout_of, plan_of, settings_of, settle_layout
 from unmask.types import Outcome, Plan, Request, Rows, Speculation, State
 
 CONFIDENCE_BINS = 8
@@ -36,8 +37,7 @@ def need(state: State) -> Plan:
 def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
     if not plan.reads:
         return settle(state, plan, keep=plan.rows)
-    chosen = layout(state)
-    return settle_layout(state, plan, rows, chosen, memory=learn(state, chosen.verify, rows))
+    return settle_layout(state, plan, rows, memory=learn(state, layout_of(plan).verify, rows))
 
 
 def learn(state: State, verify: int, rows: Rows) -> tuple[tuple[float, float], ...]:
@@ -74,6 +74,12 @@ def reach(probabilities: Sequence[float]) -> list[float]:
     return list(accumulate(probabilities, lambda a, b: a * b, initial=1.0))
 
 
+@lru_cache(maxsize=64)
+def prices(costs: tuple[tuple[int, float], ...], most: int) -> tuple[float, ...]:
+    """`price` of 0, 1, ... `most` rows: a step looks up thousands."""
+    return tuple(price(costs, rows) for rows in range(most + 1))
+
+
 def price(costs: Sequence[tuple[int, float]], rows: int) -> float:
     """Time of a forward of so many rows in units of a one-row forward: piecewise linear, extended by its last slope."""
     table = costs if len(costs) > 1 else DEFAULT_COSTS
@@ -96,21 +102,23 @@ def layout(state: State) -> Layout:
     trust = [estimate(state.memory[bin_of(d.prob)], d.prob) for d in drafted]
     reached = reach(trust)
     gains = expected_gains(settings, profile, room)
-    best, best_value = Layout(0, 0), 1.0 - price(settings.costs, base)
+    widest = lead + max(masks for masks, _ in gains)
+    cost = prices(settings.costs, base + len(drafted) + (len(drafted) + 1) * widest)
+    best, best_value = Layout(0, 0), 1.0 - cost[base]
     for verify in range(len(drafted) + 1):
         now = sum(reached[: verify + 1])
         stops = [reached[j] * (1 - trust[j]) for j in range(verify)] + [reached[verify]]
         order = sorted(range(verify + 1), key=lambda j: -stops[j])
         for masks, gain in gains:
             value, rows = now, base + verify
-            for count in range(verify + 2):
+            for count in range(verify + 2 if masks else 1):
                 if count:
                     value += stops[order[count - 1]] * gain
                     rows += lead + masks
-                total = value - price(settings.costs, rows)
+                total = value - cost[rows]
                 if total > best_value + 1e-9:
                     best, best_value = Layout(verify, masks if count else 0, tuple(sorted(order[:count]))), total
-    return with_alternatives(state, best, trust, reached, best_value, gains, lead)
+    return with_alternatives(state, best, trust, reached, gains, lead)
 
 
 def expected_gains(settings: Speculation, profile: Sequence[float], room: int) -> list[tuple[int, float]]:
@@ -129,7 +137,6 @@ def with_alternatives(
     chosen: Layout,
     trust: Sequence[float],
     reached: Sequence[float],
-    value: float,
     gains: Sequence[tuple[int, float]],
     lead: int,
 ) -> Layout:
@@ -144,7 +151,7 @@ def with_alternatives(
             j,
         )
         for j, draft in enumerate(state.draft[: chosen.verify])
-        if draft.second >= 0 and j < state.remaining - 2
+        if draft.second >= 0
     )
     alone, grouped = list[int](), list[int]()
     for negative, j in wanted[: settings.alternatives]:

@@ -28,7 +28,7 @@ def choose(traits: Traits, settings: Speculation) -> tuple[str, int]:
     if traits.mask_id is None:
         return "ar", 1
     most = settings.draft_block_size
-    linear = max((linear_rate(settings, block), block) for block in DRAFT_BLOCKS if block <= max(most, 2))
+    linear = max(((linear_rate(settings, block), block) for block in DRAFT_BLOCKS if block <= most), default=(0.0, 1))
     if linear[0] > 1.1 * adaptive_rate(settings, most):
         return "linearspec", linear[1]
     return "adaptivespec", most

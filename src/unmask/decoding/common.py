@@ -40,7 +40,7 @@ def context_spans(request: Request, ids: Ids, start: int, stop: int) -> tuple[Sp
     """Spans that write the KV of ids[start:stop] as later rows expect to read it.
 
     One causal span; or, where the checkpoint's finished blocks are full (and the request decodes blocks), one full
-    span per block of `traits.block_size`, aligned to position 0, each seeing those before it.
+    span per block of the request's size, aligned to position 0, each seeing those before it.
     """
     if request.traits.context == "causal" or request.strategy != "fastdiffuser":
         return (Span(ids[start:stop], start),) if stop > start else ()

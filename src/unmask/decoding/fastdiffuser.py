@@ -148,7 +148,8 @@ def close_at_stop(state: State, block: list[Slot]) -> tuple[Slot, ...]:
         is_placed = block[i].state in (TENTATIVE, COMMITTED)
         output_index = state.block_start + i - len(request.prompt)
         if is_placed and block[i].token in request.stop_ids and output_index >= request.min_tokens:
-            return tuple(block[: i + 1]) + (Slot(block[i].token, FROZEN),) * (len(block) - i - 1)
+            frozen = (Slot(block[i].token, FROZEN, revisions=slot.revisions) for slot in block[i + 1 :])
+            return (*block[: i + 1], *frozen)
         if block[i].state is FROZEN:
             block[i] = Slot(mask_id(request.traits), MASKED, revisions=block[i].revisions)
     return tuple(block)

@@ -7,7 +7,7 @@ set of groups, second-best alternatives beside the draft), so that `adaptivespec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unmask.decoding.common import (
     group,
@@ -76,16 +76,22 @@ def plan_of(state: State, chosen: Layout) -> Plan:
         alternative = spans[index].tokens[0]
         spans.append(group(traits, alternative, state.kept + at, chosen.masks, ((0, at),), (index, 1)))
         reads.append(read_group(traits, len(spans) - 1, drafted))
-    return make_plan(state, tuple(spans), tuple(reads))
+    return replace(make_plan(state, tuple(spans), tuple(reads)), note=chosen)
+
+
+def layout_of(plan: Plan) -> Layout:
+    """The layout that a plan was made from."""
+    assert isinstance(plan.note, Layout)
+    return plan.note
 
 
 def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
-    return settle_layout(state, plan, rows, layout(state)) if plan.reads else settle(state, plan, keep=plan.rows)
+    return settle_layout(state, plan, rows) if plan.reads else settle(state, plan, keep=plan.rows)
 
 
-def settle_layout(state: State, plan: Plan, rows: Rows, chosen: Layout, **changes: object) -> tuple[State, Outcome]:
+def settle_layout(state: State, plan: Plan, rows: Rows, **changes: object) -> tuple[State, Outcome]:
     """Accept the matching run, then one token of the verifier's, then one more if that was an alternative."""
-    step, pending = step_of(state), len(state.ids) - state.kept
+    chosen, step, pending = layout_of(plan), step_of(state), len(state.ids) - state.kept
     drafted = state.draft[: chosen.verify]
     picks, rows = rows[: chosen.verify + 1], rows[chosen.verify + 1 :]
     besides, rows = rows[: len(chosen.alternatives)], rows[len(chosen.alternatives) :]
