@@ -26,6 +26,7 @@ class Traits:
 
     mask_id: token id that stands for "unknown"; None for a model that only decodes AR.
     trained: it has learned to fill masks, itself or through its adapters. Every mode runs without that, to no use.
+    draft_block_size: seed and masks that drafts were trained with; None: block_size.
     seed: where a draft sees the last certain token: as slot 0 of its own full span ("block"), only as the causal
         row before the masks ("causal"), or as both, a causal row and an adapter-on copy before the masks ("copy").
     context: later rows read a finished block as "causal" rows, or as full rows aligned to the block size ("block").
@@ -36,6 +37,7 @@ class Traits:
     mask_id: int | None = None
     trained: bool = False
     block_size: int = 32
+    draft_block_size: int | None = None
     seed: Literal["block", "causal", "copy"] = "block"
     context: Literal["causal", "block"] = "causal"
     shift: bool = False
@@ -44,6 +46,8 @@ class Traits:
 
     def __post_init__(self) -> None:
         _require(self.block_size >= 1, "block_size", self.block_size, "at least 1")
+        drafts = self.draft_block_size
+        _require(drafts is None or drafts >= 1, "draft_block_size", drafts, "at least 1")
         _require(self.seed in ("block", "causal", "copy"), "seed", self.seed, "'block', 'causal' or 'copy'")
         _require(self.context in ("causal", "block"), "context", self.context, "'causal' or 'block'")
         _require(not (self.shift and self.seed == "causal"), "seed", self.seed, "'block' or 'copy' with shifted logits")

@@ -138,6 +138,7 @@ _TRAIT_TYPES: dict[str, tuple[Any, str]] = {
     "mask_id": (int | None, "a token id, or null"),
     "trained": (bool, "true or false"),
     "block_size": (int, "an integer of at least 1"),
+    "draft_block_size": (int | None, "an integer of at least 1, or null"),
     "seed": (str, "'block', 'causal' or 'copy'"),
     "context": (str, "'causal' or 'block'"),
     "shift": (bool, "true or false"),

@@ -1,0 +1,167 @@
+"""A whole conversion: a model and some text in, a folder that `LM.load` takes out. Interrupted ones go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from unmask.model import store
+from unmask.model.checkpoint import Checkpoint, load_into, open_checkpoint
+from unmask.model.decoder import Decoder
+from unmask.model.gguf import read_metadata
+from unmask.text import Tokenizer
+from unmask.training.export import export_adapter, export_model
+from unmask.training.loop import Progress, Report, Trainer
+from unmask.training.machine import prepare_memory, processes
+from unmask.training.measure import measure
+from unmask.training.packing import Data, held_out, open_stream
+from unmask.training.settings import TrainConfig, to_json
+from unmask.training.trainable import adapter_weights
+from unmask.types import Traits
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What to convert. run: folder of checkpoints and logs; the same call goes on from it. held: samples measured."""
+
+    model: str
+    data: Data
+    config: TrainConfig
+    out: Path
+    run: Path
+    mask_id: int | None = None
+    held: int = 16
+    overwrite: bool = False
+
+
+def convert(
+    what: Conversion,
+    progress: Progress | None = None,
+    started: Callable[[Trainer], None] | None = None,
+) -> Report:
+    """Train and export. started: gets the trainer before its first step, to be able to stop it.
+
+    The folder is written when the run is over, and also when it was stopped: then with what was reached.
+    Raises ValueError, OSError (one line each) and FloatingPointError (see `Trainer.run`).
+    """
+    prepare_memory()
+    if what.out.exists() and any(what.out.iterdir()) and not what.overwrite:
+        raise FileExistsError(f"{what.out} is there already: choose another folder, or overwrite it")
+    with distributed():
+        checkpoint = open_checkpoint(store.resolve(what.model))
+        mask_id = mask_of(checkpoint, what.mask_id)
+        decoder = load(checkpoint, what.config)
+        tokenizer = tokenizer_of(checkpoint)
+        cache = store.home() / "corpora" / "tokens"
+        stream = open_stream(what.data, tokenizer, what.config.length, what.config.seed, cache=cache)
+        samples = held_out(what.data, tokenizer, what.config.length, what.held)
+        trainer = Trainer(
+            decoder,
+            mask_id,
+            what.config,
+            stream,
+            what.run,
+            base=what.model,
+            evaluate=(lambda model: measure(model, samples, what.config, mask_id)) if samples else None,
+            progress=progress,
+        )
+        if started:
+            started(trainer)
+        report = trainer.run()
+        if processes()[0] == 0:
+            export(what, checkpoint, trainer, report)
+    return report
+
+
+def export(what: Conversion, checkpoint: Checkpoint, trainer: Trainer, report: Report) -> None:
+    """Write the folder: a PEFT adapter with its card, or all weights."""
+    traits = traits_after(checkpoint.traits, what.config, trainer.mask_id)
+    if trainer.average:
+        trainer.average.swap()
+    if what.config.method == "joint":
+        export_model(trainer.decoder, checkpoint, traits, what.out, overwrite=what.overwrite)
+        return
+    extra = {"trained": {"tokens": report.tokens, "steps": report.step, "settings": to_json(what.config)}}
+    weights = adapter_weights(dict(trainer.parameters), what.config.adapter)
+    export_adapter(weights, checkpoint, traits, what.out, base_name=what.model, extra=extra, overwrite=what.overwrite)
+
+
+def traits_after(traits: Traits, config: TrainConfig, mask_id: int) -> Traits:
+    """What the checkpoint can do after the run."""
+    name = config.adapter.name if config.method == "adapter" else None
+    drafter = config.stage == "drafter"
+    return replace(
+        traits,
+        mask_id=mask_id,
+        trained=True,
+        block_size=traits.block_size if drafter else config.blocks.size,
+        draft_block_size=config.blocks.draft_size,
+        seed=config.seed_placement,
+        draft_adapter=name,
+        denoise_adapter=traits.denoise_adapter if drafter else name,
+    )
+
+
+def mask_of(checkpoint: Checkpoint, given: int | None) -> int:
+    """The token that stands for masks; ValueError, saying how one is chosen, where there is none."""
+    size = checkpoint.config.vocab_size
+    mask_id = checkpoint.traits.mask_id if given is None else given
+    if mask_id is None:
+        raise ValueError(
+            f"{checkpoint.source} names no mask token: give mask_id, a token id between 0 and {size - 1} that ordinary"
+            " text never holds, such as a reserved special token"
+        )
+    if not 0 <= mask_id < size:
+        raise ValueError(f"mask_id must be between 0 and {size - 1}, got {mask_id}")
+    return mask_id
+
+
+def load(checkpoint: Checkpoint, config: TrainConfig) -> Decoder:
+    """The decoder: frozen weights in the run's dtype, weights to be trained in float32 (float64 in a float64 run)."""
+    whole = torch.float64 if config.dtype == "float64" else torch.float32
+    dtype = getattr(torch, config.dtype) if config.method == "adapter" else whole
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    with torch.device("meta"):
+        decoder = Decoder(checkpoint.config)
+    load_into(decoder, checkpoint, dtype=dtype, device=device)
+    return decoder
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    if checkpoint.kind == "gguf":
+        return Tokenizer.from_gguf(read_metadata(checkpoint.source))
+    return Tokenizer.from_file(checkpoint.source)
+
+
+@contextmanager
+def distributed() -> Iterator[None]:
+    """Join the other processes where torchrun has started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def figures_line(figures: dict[str, Any]) -> str:
+    """One line of what a step logged, for people."""
+    parts = [f"step {figures['step']}", f"loss {figures['loss']:.3f}"]
+    for name, weight in (("ar", "ar_count"), ("draft", "draft_weight"), ("denoise", "denoise_weight")):
+        if figures[weight] and figures[name]:
+            parts.append(f"{name} {figures[name] / figures[weight]:.3f}")
+    found = figures.get("eval") or {}
+    if "tokens_per_round" in found:
+        parts.append(f"held out: {found['tokens_per_round']:.2f} tokens a round")
+    return ", ".join([*parts, f"{figures['tokens_per_second']:.0f} tokens/s"])

@@ -1,0 +1,151 @@
+"""Corruption: which blocks a sample is cut into, and which of their tokens are masked.
+
+A pure function of (run seed, sample index, settings), so that it does not depend on processes, batches or resuming.
+Formulas: Efficient-DLM (arXiv 2512.14067) for the exponential law and exact-k; BD3-LM (arXiv 2503.09573) for
+stratified t.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unmask.training.sample import Sample
+from unmask.training.settings import Blocks, Noise, TrainConfig
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One noised block of a sample: a copy of its rows first .. first + len(masked) - 1.
+
+    masked, eligible: bool [n]: masked now; could have been. weight: float64 [n], 0 where not masked. sees: the clean
+    rows of the document before this row number are visible. draft: a drafting block (t = 1).
+    """
+
+    first: int
+    masked: Bools
+    eligible: Bools
+    weight: Floats
+    t: float
+    draft: bool
+    sees: int
+
+
+def corrupt(sample: Sample, config: TrainConfig) -> list[Block]:
+    """The noised blocks of a sample, view by view, left to right; those that mask nothing are left out."""
+    return [block for view in range(config.views) for block in one_view(sample, config, view) if block.masked.any()]
+
+
+def one_view(sample: Sample, config: TrainConfig, view: int) -> Iterator[Block]:
+    rng = np.random.default_rng((config.seed, sample.index, view))
+    size, draft_size = sizes(config.blocks, sample.index, rng)
+    pieces = [piece for first, last in runs(sample) for piece in cut(first, last, size, draft_size, config.blocks, rng)]
+    ts = iter(stratified(sum(not draft for _, _, draft in pieces), sample.index, config, view, rng))
+    for first, last, draft in pieces:
+        # The first token of a document has nothing before it: it is always given.
+        eligible = sample.position[first:last] > 0
+        if draft:
+            yield drafting(first, eligible, config)
+            continue
+        masked, propensity, t = mask_some(eligible, next(ts), config.noise, rng)
+        yield Block(first, masked, eligible, weights(masked, propensity, config.noise), t, False, first)
+        if config.noise.complementary:
+            rest = eligible & ~masked
+            yield Block(first, rest, eligible, weights(rest, 1 - propensity, config.noise), 1 - t, False, first)
+
+
+def sizes(blocks: Blocks, index: int, rng: np.random.Generator) -> tuple[int, int]:
+    """(block size, draft size) of a sample."""
+    size = blocks.size
+    other, which = rng.random(2)
+    if blocks.random_sizes and other < blocks.random_share:
+        size = blocks.random_sizes[int(which * len(blocks.random_sizes))]
+    draft_size = blocks.draft_size or size
+    for start, largest in blocks.curriculum:
+        if index >= start:
+            size, draft_size = min(size, largest), max(2, min(draft_size, largest))
+        if index < start:
+            break
+    return size, draft_size
+
+
+def runs(sample: Sample) -> list[tuple[int, int]]:
+    """Longest stretches [first, last) of rows of one document on which loss is allowed."""
+    number = np.where(sample.supervised & (sample.document >= 0), sample.document, -1)
+    edges = np.flatnonzero(np.diff(number)) + 1
+    bounds = [0, *edges.tolist(), len(number)]
+    return [(a, b) for a, b in itertools.pairwise(bounds) if b > a and number[a] >= 0]
+
+
+def cut(
+    first: int, last: int, size: int, draft_size: int, blocks: Blocks, rng: np.random.Generator
+) -> Iterator[tuple[int, int, bool]]:
+    """Blocks [first, last) of a run, and whether each drafts. The last one may be shorter, the first one by chance."""
+    shifted, part = rng.random(2)
+    while first < last:
+        draft = bool(rng.random() < blocks.full_share)
+        length = draft_size if draft else size
+        if shifted < blocks.first_share:
+            length, shifted = 1 + int(part * length), 1.0
+        yield first, min(first + length, last), draft
+        first += length
+
+
+def drafting(first: int, eligible: Bools, config: TrainConfig) -> Block:
+    """All masked; where the seed belongs to the block it is slot 0, given (`unmask.decoding.common.group`)."""
+    masked = eligible.copy()
+    if config.seed_placement != "causal":
+        masked[0] = False
+    sees = first + (config.seed_placement == "copy")
+    return Block(first, masked, masked, masked.astype(np.float64), 1.0, True, sees)
+
+
+def stratified(n: int, index: int, config: TrainConfig, view: int, rng: np.random.Generator) -> Floats:
+    """n values of t, one in each n-th of its range, in random order. Samples in a row are spread as well: their
+    common offset walks in steps of the golden ratio."""
+    if n == 0:
+        return np.zeros(0)
+    start = np.random.default_rng((config.seed, view)).random()
+    offset = (start + GOLDEN * index) % 1.0
+    unit = (np.argsort(rng.random(n)) + offset) / n
+    return config.noise.low + (config.noise.high - config.noise.low) * unit
+
+
+def mask_some(eligible: Bools, t: float, noise: Noise, rng: np.random.Generator) -> tuple[Bools, Floats, float]:
+    """Which of the eligible tokens to mask at noise level t, the probability that the weight is the inverse of, and
+    the level itself (the linear law has its own)."""
+    size = len(eligible)
+    draws = rng.random(size)
+    if noise.law == "linear":
+        rates = linear_rates(size, noise.base_rate, noise.position_scale)
+        return eligible & (draws < rates), rates, float(rates.mean())
+    if noise.mode == "bernoulli":
+        return eligible & (draws < t), np.full(size, t), t
+    beta = math.log(2) / (noise.half_life * size) if noise.law == "exponential" else 0.0
+    scores = beta * (1 - t) * np.arange(size) - np.log(-np.log(np.maximum(draws, 1e-300)))
+    scores[~eligible] = -math.inf
+    masked = np.zeros(size, dtype=np.bool_)
+    count = round(t * int(eligible.sum()))
+    masked[np.argsort(-scores, kind="stable")[:count]] = True
+    return masked, np.full(size, t), t
+
+
+def linear_rates(size: int, base_rate: float, position_scale: float) -> Floats:
+    """clip(base_rate * (1 + position_scale * i / (size - 1)), 0, 1) for i = 0 .. size - 1 (the seed article, §4)."""
+    return np.clip(base_rate * (1 + position_scale * np.arange(size) / max(size - 1, 1)), 0.0, 1.0)
+
+
+def weights(masked: Bools, propensity: Floats, noise: Noise) -> Floats:
+    """1 / propensity up to the cap, or 1, on masked tokens; 0 elsewhere."""
+    if not noise.weighted:
+        return masked.astype(np.float64)
+    return np.where(masked, np.minimum(1 / np.maximum(propensity, 1e-9), noise.weight_cap), 0.0)

@@ -1,0 +1,266 @@
+"""What a training run is made of: frozen, validated once, JSON in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def require(fine: bool, name: str, value: object, allowed: str) -> None:
+    if not fine:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    require(value in allowed, name, value, " or ".join(map(repr, allowed)))
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """How a document is cut into blocks, anchored at its start (at the start of each answer, for chats).
+
+    size: tokens of a block that is partially masked; draft_size: of one that drafts (None: the same).
+    full_share: share of drafting blocks: all masked, but for the seed where it is part of the block.
+    first_share: share of documents whose first block has a random length, so that the grid shifts.
+    random_sizes, random_share: so many samples take a size from the list instead.
+    curriculum: (first sample, size), ascending: from that sample number on, blocks have at most this size.
+    """
+
+    size: int = 16
+    draft_size: int | None = None
+    full_share: float = 0.25
+    first_share: float = 0.2
+    random_sizes: tuple[int, ...] = ()
+    random_share: float = 0.0
+    curriculum: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, "block size", self.size, "at least 1")
+        require(self.draft_size is None or self.draft_size >= 2, "draft_size", self.draft_size, "at least 2")
+        for name in ("full_share", "first_share", "random_share"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        require(all(size >= 1 for size in self.random_sizes), "random_sizes", self.random_sizes, "sizes of at least 1")
+        require(bool(self.random_sizes) or not self.random_share, "random_share", self.random_share, "0 without sizes")
+        starts = [start for start, _ in self.curriculum]
+        fine = starts == sorted(set(starts)) and all(start >= 0 and size >= 1 for start, size in self.curriculum)
+        require(fine, "curriculum", self.curriculum, "pairs (first sample, block size) in ascending order")
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How a partially masked block loses its tokens.
+
+    law: "uniform"; "exponential": later positions first, the less masked the more so (arXiv 2512.14067; half_life: the
+    part of the block over which the weight doubles as t -> 0); "linear": the article's fixed rates
+    base_rate * (1 + position_scale * i / (block - 1)), without a t.
+    mode: "exact" masks round(t * size) tokens, "bernoulli" each one with probability t.
+    low, high: t is uniform between these, stratified over the blocks of a sample. weighted: loss weight 1 / t, at most
+    weight_cap; else 1. complementary: a second copy of the block masks the other tokens.
+    """
+
+    law: Literal["uniform", "exponential", "linear"] = "exponential"
+    half_life: float = 0.1
+    base_rate: float = 0.15
+    position_scale: float = 2.0
+    mode: Literal["exact", "bernoulli"] = "exact"
+    low: float = 1e-3
+    high: float = 1.0
+    weighted: bool = True
+    weight_cap: float = 10.0
+    complementary: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("law", self.law, ("uniform", "exponential", "linear"))
+        one_of("mode", self.mode, ("exact", "bernoulli"))
+        require(0 < self.half_life <= 1, "half_life", self.half_life, "above 0 and at most 1")
+        require(0 < self.base_rate <= 1, "base_rate", self.base_rate, "above 0 and at most 1")
+        require(self.position_scale >= 0, "position_scale", self.position_scale, "0 or more")
+        require(0 < self.low <= self.high <= 1, "(low, high)", (self.low, self.high), "0 < low <= high <= 1")
+        require(self.weight_cap >= 1, "weight_cap", self.weight_cap, "at least 1")
+        allowed = "'exact' with law 'exponential'"
+        require(self.law != "exponential" or self.mode == "exact", "mode", self.mode, allowed)
+        require(self.law != "linear" or self.mode == "bernoulli", "mode", self.mode, "'bernoulli' with law 'linear'")
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What is minimised.
+
+    joint: form "nld": L_AR + alpha * L_diff (arXiv 2607.05722); "article": alpha * L_AR + (1 - alpha) * L_diff. Both
+    are means over the tokens that may carry loss, masked or not. ramp: the share of the run over which the weight of
+    L_diff rises from 0.
+    adapter and drafter: drafting blocks learn from `draft_target`: the "teacher"'s distribution (the model's own, one
+    clean row earlier) or the "label"; partially masked ones from `denoise_target`.
+    slot_decay: weight of mask slot j of a drafting block is slot_decay ** (j - 1). first_error: only slots up to and
+    including the first wrong one count (arXiv 2607.01893).
+    lk: the LK hybrid of arXiv 2602.23881 instead of the plain teacher loss, with its eta, temperature and top_k, plus
+    cross-entropy of equal weight.
+    chunk: rows whose logits exist at a time.
+    """
+
+    alpha: float = 0.3
+    form: Literal["nld", "article"] = "nld"
+    ramp: float = 0.02
+    draft_target: Literal["teacher", "label"] = "teacher"
+    denoise_target: Literal["teacher", "label"] = "label"
+    slot_decay: float = 1.0
+    first_error: bool = False
+    lk: bool = False
+    lk_eta: float = 0.5
+    lk_temperature: float = 3.0
+    lk_top_k: int = 200
+    chunk: int = 256
+
+    def __post_init__(self) -> None:
+        one_of("form", self.form, ("nld", "article"))
+        one_of("draft_target", self.draft_target, ("teacher", "label"))
+        one_of("denoise_target", self.denoise_target, ("teacher", "label"))
+        require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
+        require(self.form == "nld" or self.alpha <= 1, "alpha", self.alpha, "at most 1 in the article's form")
+        require(0 <= self.ramp <= 1, "ramp", self.ramp, "between 0 and 1")
+        require(0 < self.slot_decay <= 1, "slot_decay", self.slot_decay, "above 0 and at most 1")
+        require(self.lk_temperature > 0, "lk_temperature", self.lk_temperature, "above 0")
+        require(self.lk_top_k >= 1, "lk_top_k", self.lk_top_k, "at least 1")
+        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Optimiser:
+    """kind "adamw", or "muon": momentum orthogonalised (Jordan et al. 2024) for matrices inside the layers and AdamW
+    for all else. muon_lr: learning rate of those matrices. weight_decay acts on matrices only.
+
+    The learning rate rises over `warmup`, stays, and falls over the last `decay` of the run to `final` of its peak (all
+    shares). clip: largest global gradient norm. ema: decay per step of the averaged weights; 0: none are kept.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-3
+    muon_lr: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    warmup: float = 0.01
+    decay: float = 0.2
+    final: float = 0.1
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("optimiser", self.kind, ("adamw", "muon"))
+        for name in ("lr", "muon_lr", "eps", "clip"):
+            value = getattr(self, name)
+            require(value > 0 and math.isfinite(value), name, value, "above 0")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "at least 0 and below 1")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        for name in ("warmup", "decay", "final"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        require(self.warmup + self.decay <= 1, "warmup + decay", self.warmup + self.decay, "at most 1")
+        require(0 <= self.ema < 1, "ema", self.ema, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The low-rank adapter: its name in the checkpoint, and A [rank, in], B [out, rank] on every target projection.
+
+    mask_embedding: masks have a learned input of their own instead of the mask id's row.
+    """
+
+    name: str = "unmask"
+    rank: int = 64
+    alpha: float = 64.0
+    targets: tuple[str, ...] = LINEARS
+    mask_embedding: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.name.isidentifier(), "adapter name", self.name, "a plain word")
+        require(self.rank >= 1, "rank", self.rank, "at least 1")
+        require(self.alpha > 0, "alpha of the adapter", self.alpha, "above 0")
+        fine = bool(self.targets) and set(self.targets) <= set(LINEARS)
+        require(fine, "targets", self.targets, f"some of {', '.join(LINEARS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One run. `batch` samples of `length` tokens make a micro-batch; `accumulation` of these, over all processes, make
+    a step.
+
+    method "joint": all weights; "adapter": the model is frozen. stage "drafter": a draft adapter for a joint model.
+    seed_placement: where a draft sees its seed (`unmask.types.Traits.seed`).
+    steps or minutes: the budget; with minutes the learning rate follows the clock, and a resumed run is not the same
+    numbers. views: noised copies of each sample in one forward.
+    dtype: of activations and of frozen weights; trained weights are float32 (or float64).
+    save_every, eval_every: in steps (0: only at the end). keep_last: checkpoints that stay beside the best.
+    """
+
+    method: Literal["joint", "adapter"] = "adapter"
+    stage: Literal["convert", "drafter"] = "convert"
+    seed_placement: Literal["block", "causal", "copy"] = "block"
+    length: int = 256
+    batch: int = 8
+    accumulation: int = 1
+    views: int = 1
+    steps: int | None = None
+    minutes: float | None = None
+    seed: int = 0
+    dtype: Literal["bfloat16", "float32", "float64"] = "bfloat16"
+    attention: Literal["split", "flex", "dense"] | None = None
+    activation_checkpointing: bool = False
+    shard: bool = False
+    save_every: int = 200
+    keep_last: int = 2
+    eval_every: int = 0
+    log_every: int = 1
+    blocks: Blocks = field(default_factory=Blocks)
+    noise: Noise = field(default_factory=Noise)
+    loss: Loss = field(default_factory=Loss)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    adapter: Adapter = field(default_factory=Adapter)
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, ("joint", "adapter"))
+        one_of("stage", self.stage, ("convert", "drafter"))
+        one_of("seed_placement", self.seed_placement, ("block", "causal", "copy"))
+        one_of("dtype", self.dtype, ("bfloat16", "float32", "float64"))
+        one_of("attention", self.attention, ("split", "flex", "dense", None))
+        for name in ("length", "batch", "accumulation", "views", "keep_last", "log_every"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("save_every", "eval_every", "seed"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError(f"give a budget, either steps or minutes; got steps {self.steps}, minutes {self.minutes}")
+        require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
+        require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0")
+        if self.stage == "drafter" and self.method != "adapter":
+            raise ValueError(f"stage 'drafter' trains an adapter: method must be 'adapter', got {self.method!r}")
+        if self.shard and self.method != "joint":
+            raise ValueError(f"shard is for method 'joint', which trains all weights; got {self.method!r}")
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.batch * self.accumulation
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def from_json(raw: dict[str, Any]) -> TrainConfig:
+    """The inverse of `to_json`, through JSON; ValueError for fields that do not exist."""
+    parts = {"blocks": Blocks, "noise": Noise, "loss": Loss, "optimiser": Optimiser, "adapter": Adapter}
+    given = {name: _build(parts[name], value, f"{name}.") if name in parts else value for name, value in raw.items()}
+    return _build(TrainConfig, given, "")
+
+
+def _build(kind: Any, raw: dict[str, Any], where: str) -> Any:
+    known = [f.name for f in dataclasses.fields(kind)]
+    if unknown := next((name for name in raw if name not in known), None):
+        raise ValueError(f"no setting is called {where + unknown!r}; there are: {', '.join(known)}")
+    return kind(**{name: _tuples(value) for name, value in raw.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
