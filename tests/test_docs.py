@@ -51,5 +51,5 @@ def test_commands_run(words: list[str], smollm2_gguf: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, smollm2_gguf: Path) -> None:
     for block in blocks(page, "python"):
-        if "LM.load" in block or "import unmask" in block:
+        if "http" not in block:  # what talks to a server is run by tests/server
             exec(compile(block, str(page), "exec"), {})
