@@ -72,7 +72,8 @@ class Engine:
                 f"prompt ({length} tokens) and max_tokens ({request.max_tokens}) exceed "
                 f"the context of {limits.max_position} tokens"
             )
-        ids = (*request.prompt, *(token for token, _ in request.sampling.logit_bias))
+        ids = (*request.prompt, *request.stop_ids, *(token for token, _ in request.sampling.logit_bias))
+        ids += () if request.traits.mask_id is None else (request.traits.mask_id,)
         if wrong := next((token for token in ids if not 0 <= token < limits.vocab_size), None):
             raise ValueError(f"token id {wrong} is outside the vocabulary of {limits.vocab_size}")
         if request.strategy not in ("ar", "auto") and request.traits.mask_id is None:
@@ -114,18 +115,25 @@ class Engine:
         return self.costs
 
     def step(self) -> list[Update]:
-        """One forward for as many requests as fit, and what came of it. Does nothing when nothing is queued."""
+        """One forward for as many requests as fit, and what came of it. Does nothing when nothing is queued.
+
+        An error ends the requests of that forward, whose updates nobody will see; all others go on with the next step.
+        """
         chosen = self.scheduler.choose()
         if not chosen:
+            self.give_up()
             return []
         try:
-            results = self.runner.run(
-                [Job(live.state.request, live.next_plan(), live.written, live.pages) for live in chosen]
-            )
+            return self.advance(chosen)
         except BaseException:
             for live in chosen:
                 self.forget(live)
             raise
+
+    def advance(self, chosen: Sequence[Live]) -> list[Update]:
+        results = self.runner.run(
+            [Job(live.state.request, live.next_plan(), live.written, live.pages) for live in chosen]
+        )
         updates = list[Update]()
         for live, rows in zip(chosen, results, strict=True):
             if live.rebuilding:
@@ -138,6 +146,12 @@ class Engine:
                 self.learn(state)
                 self.forget(live)
         return updates
+
+    def give_up(self) -> None:
+        """Nobody can run. If somebody waits, all pages together are too few for its plan: waiting will not help."""
+        if stuck := (*self.scheduler.live, *self.scheduler.waiting):
+            self.forget(stuck[0])
+            raise RuntimeError(f"request {stuck[0].id} needs more key/value memory than the engine has")
 
     def cancel(self, number: int) -> None:
         """Drop a request at any moment; its pages are free at once. Unknown numbers are finished requests: no error."""
@@ -167,8 +181,11 @@ class Engine:
     def generate(self, request: Request) -> Ids:
         """All ids of one request, run to its end beside whatever else is queued."""
         number, output = self.submit(request), Ids()
-        while number in self.requests:
-            for update in self.step():
-                if update.id == number:
-                    output = update.state.output
+        try:
+            while number in self.requests:
+                for update in self.step():
+                    if update.id == number:
+                        output = update.state.output
+        finally:
+            self.cancel(number)
         return output

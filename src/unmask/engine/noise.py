@@ -35,6 +35,6 @@ def gumbel(seed: int, positions: Sequence[int], vocab_size: int, device: torch.d
     ids = torch.arange(vocab_size, device=device) * 0x9E3779B1
     bits = scramble((ids[None] + torch.tensor(first, device=device)[:, None]).bitwise_and_(WORD))
     bits = scramble(bits.bitwise_xor_(torch.tensor(second, device=device)[:, None]))
-    # 24 bits, so that float32 holds them exactly and 0 < u < 1.
-    uniform = ((bits >> 8).to(torch.float32) + 0.5) * 2.0**-24
+    # 23 bits and a half, which float32 holds exactly: 0 < u < 1 (one bit more, and the largest u rounds to 1).
+    uniform = ((bits >> 9).to(torch.float32) + 0.5) * 2.0**-23
     return -torch.log(-torch.log(uniform))

@@ -74,8 +74,8 @@ class Pages:
             del self.node[page]
 
     def release(self, owned: list[int]) -> None:
-        """Give up all pages of one request: the only way pages are freed."""
-        for page in owned:
+        """Give up all pages of one request: the only way pages are freed. A prefix is later forgotten from its end."""
+        for page in reversed(owned):
             self.owners[page] -= 1
             if self.owners[page] == 0:
                 self.in_use -= 1

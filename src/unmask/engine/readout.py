@@ -107,15 +107,17 @@ def adjust(raw_RV: Tensor, rows: Sequence[Wanted]) -> Tensor:
     if not any(row.banned or row.context or row.request.sampling.logit_bias for row in rows):
         return raw_RV
     adjusted = raw_RV.clone()
-    for logits, row in zip(adjusted, rows, strict=True):
+    for i, row in enumerate(rows):
         sampling = row.request.sampling
         if row.context:
-            penalise(logits, row.context, sampling)
+            penalise(adjusted[i], row.context, sampling)
         if sampling.logit_bias:
             ids, biases = zip(*sampling.logit_bias, strict=True)
-            logits[list(ids)] += torch.tensor(biases, dtype=logits.dtype, device=logits.device)
-        if row.banned:
-            logits[list(row.banned)] = -math.inf
+            adjusted[i, list(ids)] += torch.tensor(biases, dtype=adjusted.dtype, device=adjusted.device)
+    bans = [(i, token) for i, row in enumerate(rows) for token in row.banned]
+    if bans:
+        places = torch.tensor(bans, device=adjusted.device)
+        adjusted[places[:, 0], places[:, 1]] = -math.inf
     return adjusted
 
 
@@ -152,16 +154,18 @@ def details(adjusted_RV: Tensor, picked_R: Tensor, rows: Sequence[Wanted]) -> Te
 
     Of the distribution without temperature or noise, in which masked ids have no share.
     """
-    total = adjusted_RV.logsumexp(dim=-1)
-    prob = (adjusted_RV.gather(1, picked_R[:, None])[:, 0] - total).exp()
-    second = adjusted_RV.scatter(1, picked_R[:, None], -math.inf).max(dim=-1)
-    entropy = torch.zeros_like(total)
+    # Not logsumexp: its sum over a long row is split by how many rows there are, and "exact" must not depend on that.
+    logs_RV = adjusted_RV.log_softmax(dim=-1)
+    prob = logs_RV.gather(1, picked_R[:, None])[:, 0].exp()
+    second = logs_RV.scatter(1, picked_R[:, None], -math.inf).max(dim=-1)
+    entropy = torch.zeros_like(prob)
     if any(row.read.entropy for row in rows):
-        logs = adjusted_RV - total[:, None]
-        entropy = -(logs.exp() * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(dim=-1)
+        entropy = -(logs_RV.exp() * logs_RV.clamp(min=torch.finfo(logs_RV.dtype).min)).sum(dim=-1)
     given = torch.tensor([max(row.given, 0) for row in rows], device=adjusted_RV.device)
-    known = (adjusted_RV.gather(1, given[:, None])[:, 0] - total).exp()
-    return torch.stack((prob, second.indices.to(total), (second.values - total).exp(), entropy, known), dim=1)
+    known = logs_RV.gather(1, given[:, None])[:, 0].exp()
+    numbers = torch.stack((prob, second.indices.to(prob), second.values.exp(), entropy, known), dim=1)
+    # An infinite bias, or a ban of every id, leaves no distribution; strategies still do arithmetic with the numbers.
+    return numbers.nan_to_num(nan=0.0)
 
 
 def unpack(values: Sequence[float], row: Wanted) -> Row:

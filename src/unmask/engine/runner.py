@@ -77,7 +77,7 @@ class Runner:
         if not flat:
             return [() for _ in asked]
         parts, most = list[Tensor](), max(row.read.top or 0 for row in flat)
-        chosen = hidden_TD if len(reads) == len(hidden_TD) else hidden_TD[self.tensor(reads)]
+        chosen = hidden_TD[self.tensor(reads)]
         for start in range(0, len(flat), READ_ROWS):
             logits = self.decoder.logits(chosen[start : start + READ_ROWS])
             parts.append(pick(logits, flat[start : start + READ_ROWS], most))

@@ -43,6 +43,11 @@ class Live:
     plan: Plan | None = None
 
     @property
+    def fresh(self) -> bool:
+        """Whether no forward has run for it yet: its state may still start after a prefix found in the pages."""
+        return not self.state.stats.rows
+
+    @property
     def rebuilding(self) -> bool:
         return self.written < self.state.kept
 
@@ -102,13 +107,13 @@ class Scheduler:
         return chosen
 
     def admit(self) -> None:
-        """Take waiting requests in order while their next plan fits without preempting anybody."""
+        """Take waiting requests in order while all their ids and their next plan fit without preempting anybody."""
         while self.waiting and len(self.live) < self.config.max_live:
             live = self.waiting[0]
             kind = reuse_kind(live.state.request)
             if kind and self.config.prefix_reuse and not live.pages:
                 self.reuse(live, kind)
-            if not self.pages.extend(live.pages, live.written + live.next_plan().rows):
+            if not self.pages.extend(live.pages, max(len(live.state.ids), live.written + live.next_plan().rows)):
                 # Reused pages are not held while waiting: they might be what the others are short of.
                 self.unload(live)
                 return
@@ -116,19 +121,23 @@ class Scheduler:
             self.live.append(self.waiting.popleft())
 
     def reuse(self, live: Live, kind: str) -> None:
-        """Start from the longest prefix that the pages still hold."""
-        live.pages = self.pages.reuse(live.state.ids, kind)
+        """Start from the longest prefix that the pages still hold; if preempted, of the kept rows: what comes after
+        them will be written, and a page that others may hold must not be."""
+        ids = live.state.ids if live.fresh else live.state.ids[: live.state.kept + 1]
+        live.pages = self.pages.reuse(ids, kind)
         live.labelled = len(live.pages)
-        found = live.labelled * self.pages.size
-        if live.state.kept == 0:
-            live.state = start_after(live.state, found)
-        live.written = min(found, live.state.kept)
+        live.written = live.labelled * self.pages.size
+        if live.fresh:
+            live.state = replace(live.state, kept=live.written)
         live.plan = None
 
     def reserve(self, live: Live, chosen: list[Live]) -> bool:
-        """Pages for the plan's rows, preempting others if they must; False where that would hurt one already chosen."""
+        """Pages for the plan's rows, preempting later requests if it must; False where there are too few even so.
+
+        The oldest request is never preempted: it comes to its end, and then the next one does.
+        """
         while not self.pages.extend(live.pages, live.written + live.next_plan().rows):
-            others = [other for other in self.live if other is not live and other not in chosen]
+            others = [other for other in self.live if other.id > live.id and other not in chosen]
             if not others:
                 return False
             self.preempt(min(others, key=lambda other: other.state.kept))
@@ -144,8 +153,8 @@ class Scheduler:
     def unload(self, live: Live) -> None:
         self.pages.release(live.pages)
         live.written, live.labelled, live.plan = 0, 0, None
-        if not live.state.stats.rows:
-            live.state = start_after(live.state, 0)
+        if live.fresh:
+            live.state = replace(live.state, kept=0)
 
     def note(self, live: Live, state: State, outcome: Outcome) -> None:
         """After a step: the cache has grown by `keep` and by nothing else."""
@@ -153,14 +162,9 @@ class Scheduler:
         assert live.written == state.kept, f"cache holds {live.written} rows, the state says {state.kept}"
         live.state, live.plan = state, None
         kind = reuse_kind(state.request)
-        if kind and self.config.prefix_reuse:
+        if kind and self.config.prefix_reuse and state.kept // self.pages.size > live.labelled:
             live.labelled = self.pages.remember(live.pages, state.ids[: state.kept], live.labelled, kind)
 
     def note_rebuilt(self, live: Live) -> None:
         live.written += live.next_plan().rows
         live.plan = None
-
-
-def start_after(state: State, kept: int) -> State:
-    """A fresh request's state whose first `kept` prompt rows are in the cache already."""
-    return replace(state, kept=kept)

@@ -62,14 +62,13 @@ class PagedAttention:
 
     def __init__(self, cache: KVCache, segments: Sequence[Segment], write_slots: Tensor, exact: bool) -> None:
         self.cache, self.segments, self.write_slots = cache, segments, write_slots
-        self.run = self.exact if exact else self.fast
+        self.tiled = exact
         self.masks: dict[int, Tensor | None] = {}
 
     def __call__(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> Tensor:
         self.cache.write(layer, self.write_slots, k_TGK, v_TGK)
-        parts = [
-            self.run(layer, i, segment, q_THK[segment.first : segment.last]) for i, segment in enumerate(self.segments)
-        ]
+        run = self.exact if self.tiled else self.fast
+        parts = [run(layer, i, segment, q_THK[segment.first : segment.last]) for i, segment in enumerate(self.segments)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def fast(self, layer: int, index: int, segment: Segment, q_RHK: Tensor) -> Tensor:
