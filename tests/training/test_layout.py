@@ -50,9 +50,12 @@ def run_spans(model: Decoder, plan: tuple[Span, ...]) -> Tensor:
         return model(batch, dense_attend(visibility.mask(plan)))
 
 
-@pytest.mark.parametrize("placement", SEEDS)
-def test_visibility_is_that_of_the_spans(placement: Any) -> None:
-    doubled = double(SAMPLES, tiny.config(seed_placement=placement, views=2), tiny.MASK)
+LAYOUTS: list[dict[str, Any]] = [*({"seed_placement": seed} for seed in SEEDS), {"context": "noisy"}]
+
+
+@pytest.mark.parametrize("settings", LAYOUTS)
+def test_visibility_is_that_of_the_spans(settings: dict[str, Any]) -> None:
+    doubled = double(SAMPLES, tiny.config(views=2, **settings), tiny.MASK)
     seen = visibility.mask(spans(doubled, "unmask"))
     rows = doubled.clean
     assert (seen[:rows, :rows] == clean_visible(doubled)).all()
@@ -60,9 +63,9 @@ def test_visibility_is_that_of_the_spans(placement: Any) -> None:
     assert (seen[rows:] == noisy_visible(doubled)).all()
 
 
-@pytest.mark.parametrize("placement", SEEDS)
-def test_training_rows_are_the_rows_of_the_spans(placement: Any) -> None:
-    config, model = tiny.config(seed_placement=placement), tiny.decoder()
+@pytest.mark.parametrize("settings", LAYOUTS)
+def test_training_rows_are_the_rows_of_the_spans(settings: dict[str, Any]) -> None:
+    config, model = tiny.config(**settings), tiny.decoder()
     tiny.trained(model, config)
     doubled = double(SAMPLES, config, tiny.MASK)
     expected = run_spans(model, spans(doubled, "unmask"))
@@ -80,7 +83,7 @@ def test_a_drafting_block_is_what_inference_drafts(placement: Any) -> None:
     found = clean_first(model, doubled, Split(doubled), "unmask")
     traits = Traits(tiny.MASK, trained=True, seed=placement, draft_adapter="unmask", denoise_adapter="unmask")
     ids, runner = tuple(doubled.ids[: doubled.clean].tolist()), Runner(model, EngineConfig(), 2)
-    for k in range(1, len(doubled.limit)):
+    for k in range(len(doubled.limit)):
         first, last = int(doubled.blocks[k]), int(doubled.blocks[k + 1])
         at = int(doubled.position[doubled.clean + first]) - (placement == "causal")
         masks = last - first - (placement != "causal")
@@ -179,9 +182,9 @@ KERNELS: list[Callable[[Doubled], Kernel]] = [Dense, Split, lambda doubled: Flex
 
 
 @pytest.mark.parametrize("method", ["joint", "adapter"])
-@pytest.mark.parametrize("placement", SEEDS)
-def test_three_attention_paths_agree_with_their_gradients(method: Any, placement: Any) -> None:
-    config, model = tiny.config(method=method, seed_placement=placement, views=2), tiny.decoder()
+@pytest.mark.parametrize("settings", LAYOUTS)
+def test_three_attention_paths_agree_with_their_gradients(method: Any, settings: dict[str, Any]) -> None:
+    config, model = tiny.config(method=method, views=2, **settings), tiny.decoder()
     parameters = list(tiny.trained(model, config).values())
     doubled = double(SAMPLES, config, tiny.MASK)
     results = list[tuple[Hidden, tuple[Tensor, ...]]]()
@@ -199,6 +202,36 @@ def test_three_attention_paths_agree_with_their_gradients(method: Any, placement
             assert (a is None) == (b is None)
             if a is not None:
                 torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("make", KERNELS)
+def test_attention_under_autocast(make: Callable[[Doubled], Kernel]) -> None:
+    config, model = tiny.config(method="joint"), tiny.decoder(torch.float32)
+    doubled = double(SAMPLES, config, tiny.MASK)
+    with torch.no_grad():
+        whole = together(model, doubled, Dense(doubled))
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = together(model, doubled, make(doubled))
+    assert mixed.noisy.dtype == torch.float32  # the residual stream
+    for a, b in ((mixed.noisy, whole.noisy), (mixed.clean, whole.clean)):
+        assert (a - b).norm() / b.norm() < 0.02
+
+
+def test_noisy_context_is_the_noisy_copies_of_the_blocks_before() -> None:
+    doubled = double([tiny.sample(0, (8, 8))], tiny.config(context="noisy", views=2, blocks_first_share=0.0), tiny.MASK)
+    assert not noisy_visible(doubled)[:, : doubled.clean].any()
+    assert doubled.noisy == 2 * 14  # blocks without a mask are context too
+    for row, seen in enumerate(noisy_visible(doubled)[:, doubled.clean :]):
+        block = doubled.block[row]
+        mine = (doubled.block <= block) & (doubled.block_document[doubled.block] == doubled.block_document[block])
+        view = np.arange(doubled.noisy) // 14 == row // 14
+        assert (seen == (mine & view)).all()
+
+
+def test_without_diffusion_loss_there_are_no_noisy_rows() -> None:
+    config = tiny.config(method="joint", loss_alpha=0.0)
+    assert double(SAMPLES, config, tiny.MASK).noisy == 0
+    assert double(SAMPLES, tiny.config(method="joint", loss_alpha=0.0, loss_form="article"), tiny.MASK).noisy > 0
 
 
 def test_flex_itself_runs_on_the_cpu_without_gradient() -> None:
@@ -235,7 +268,7 @@ def test_layouts_of_any_batch(samples: list[Sample], placement: Any, size: int, 
     supervised = np.concatenate([sample.supervised[sample.document >= 0] for sample in samples])
     assert supervised[doubled.source].all()
     assert (doubled.position[doubled.source][doubled.masked] > 0).all()
-    assert doubled.eligible >= doubled.masked.sum() / (1 + complementary)
+    assert doubled.eligible >= doubled.masked.sum()
     assert supervised[doubled.ar + 1].all()
     assert (doubled.document[doubled.ar] == doubled.document[doubled.ar + 1]).all()
     assert (doubled.document[doubled.source] == doubled.block_document[doubled.block]).all()
@@ -259,7 +292,7 @@ def test_rows_out_of_order_are_not_taught_across_the_jump() -> None:
 def test_the_mask_id_in_a_text_is_no_target() -> None:
     made = tiny.sample(0, (6,))
     made.ids[3] = tiny.MASK
-    block = Block(1, np.ones(5, dtype=bool), np.ones(5, dtype=bool), np.ones(5), 1.0, False, 1)
+    block = Block(1, np.ones(5, dtype=bool), 5, np.ones(5), 1.0, False, 1)
     doubled = lay_out([made], [[block]], tiny.MASK)
     assert doubled.weight.tolist() == [1, 1, 0, 1, 1]
     assert doubled.ar.tolist() == [0, 1, 3, 4]

@@ -31,16 +31,14 @@ def statistics(size: int, **noise: Any) -> tuple[np.ndarray[Any, Any], np.ndarra
         noise_weight_cap=1e9,
         **{f"noise_{key}": value for key, value in noise.items()},
     )
-    # One document a sample; its first token is never masked, so its first block is left out.
+    # The first token of a document is in no block.
     masked, weight, blocks = np.zeros(size), np.zeros(size), 0
     for index in range(150):
-        sample = tiny.sample(index, (size * 41,))
-        found = {block.first: block for block in corrupt(sample, config)}
-        for first in range(size, size * 41, size):
+        sample = tiny.sample(index, (size * 40 + 1,))
+        for block in corrupt(sample, config):
             blocks += 1
-            if first in found:
-                masked += found[first].masked
-                weight += found[first].weight
+            masked += block.masked
+            weight += block.weight
     return masked / blocks, weight / blocks
 
 
@@ -120,10 +118,11 @@ def test_corruption_depends_on_seed_and_sample_alone() -> None:
 def test_drafting_blocks(placement: Any) -> None:
     config = tiny.config(seed_placement=placement, blocks_full_share=1.0, blocks_first_share=0.0, blocks_draft_size=5)
     blocks = corrupt(tiny.sample(0, (12,)), config)
-    assert [block.first for block in blocks] == [0, 5, 10]
+    assert [block.first for block in blocks] == [1, 6, 11]
     for block in blocks:
-        given = placement != "causal" or block.first == 0
+        given = placement != "causal"
         assert block.masked.tolist() == [not given] + [True] * (len(block.masked) - 1)
+        assert block.eligible == block.masked.sum()
         assert block.weight.tolist() == block.masked.tolist()
         assert block.sees == block.first + (placement == "copy")
 
@@ -151,7 +150,9 @@ def test_runs_are_answers_within_documents() -> None:
     sample = tiny.sample(0, (6, 5), padding=2)
     spoken = sample.supervised.copy()
     spoken[[0, 1, 8]] = False
-    assert runs(replace(sample, supervised=spoken)) == [(2, 6), (6, 8), (9, 11)]
+    assert runs(replace(sample, supervised=spoken)) == [(2, 6), (7, 8), (9, 11)]
+    assert runs(sample) == [(1, 6), (7, 11)]
+    assert runs(sample, 5) == [(5, 6)]
     assert runs(replace(sample, supervised=np.zeros(13, dtype=bool))) == []
 
 
@@ -168,7 +169,14 @@ def test_blocks_tile_their_run(length: int, size: int, draft_size: int, full: fl
 def test_sizes_by_curriculum_and_by_chance() -> None:
     rng = np.random.default_rng(0)
     growing = Blocks(size=16, draft_size=8, curriculum=((0, 1), (10, 4), (20, 16)))
-    assert [sizes(growing, i, rng) for i in (0, 9, 10, 19, 20, 99)] == [(1, 2), (1, 2), (4, 4), (4, 4), (16, 8), (16, 8)]
+    assert [sizes(growing, i, rng) for i in (0, 9, 10, 19, 20, 99)] == [
+        (1, 2),
+        (1, 2),
+        (4, 4),
+        (4, 4),
+        (16, 8),
+        (16, 8),
+    ]
     random = Blocks(size=16, random_sizes=(8, 32), random_share=0.5)
     found = {sizes(random, i, rng)[0] for i in range(50)}
     assert found == {8, 16, 32}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,12 +59,16 @@ def convert(
         Path | None, typer.Option("--run", help="Folder of checkpoints; OUT.run if not given.", show_default=False)
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Event files in the run's folder, too (extra: train).")
+    ] = False,
     as_objects: Annotated[bool, typer.Option("--json", help="One JSON object per step, nothing else.")] = False,
 ) -> None:
     """Convert an autoregressive model. The same command again goes on from the last checkpoint."""
-    from unmask.training.convert import Conversion, figures_line
+    from unmask.training.convert import PLOT, Conversion, figures_line
     from unmask.training.convert import convert as run_conversion
     from unmask.training.packing import Data
+    from unmask.training.tensorboard import Board
 
     config = settings_of(recipe, method, stage, steps, minutes, block_size, settings or [])
     what = Conversion(
@@ -75,21 +80,37 @@ def convert(
         mask_id=mask_id,
         overwrite=overwrite,
     )
+    board = Board(what.run / "tensorboard") if tensorboard else None
+    speaks = int(os.environ.get("RANK", "0")) == 0  # under torchrun, one process tells what all of them do
     if what.data.sources == ("starter",):
         make_starter_corpus()
-    with bar(config, quiet=as_objects) as shown:
+    with bar(config, quiet=as_objects or not speaks) as shown:
 
         def progress(figures: dict[str, Any]) -> None:
+            if board:
+                board(figures)
             if as_objects:
                 print(json.dumps(figures), flush=True)
             else:
                 shown(figures, figures_line(figures))
 
-        report = run_conversion(what, progress, stop_on_signal)
+        try:
+            report = run_conversion(what, progress, stop_on_signal)
+        except (FloatingPointError, ImportError) as error:  # the loss is not a number; an extra is missing
+            raise ValueError(str(error)) from error
+        finally:
+            if board:
+                board.close()
+    if not speaks:
+        return
     if as_objects:
         print(json.dumps({"reason": report.reason, "step": report.step, "tokens": report.tokens, "out": str(folder)}))
-    else:
-        out.print(f"{report.reason}: {report.step} steps, {report.tokens} tokens; {folder} is written", soft_wrap=True)
+        return
+    plot = what.run / PLOT
+    shows = f"; {plot} shows the run" if plot.exists() else ""
+    out.print(
+        f"{report.reason}: {report.step} steps, {report.tokens} tokens; {folder} is written{shows}", soft_wrap=True
+    )
 
 
 def settings_of(
@@ -160,7 +181,7 @@ def bar(config: TrainConfig, quiet: bool) -> Iterator[Any]:
         return
     total = config.steps or (config.minutes or 0) * 60
     columns = BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=err) as progress:
+    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
         task = progress.add_task("", total=total)
 
         def move(figures: dict[str, Any], line: str) -> None:

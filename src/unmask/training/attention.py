@@ -58,7 +58,9 @@ def noisy_visible(doubled: Doubled) -> Bools:
     row, block = np.arange(doubled.clean)[None], doubled.block
     first, limit = doubled.documents[doubled.block_document], doubled.limit
     sees_clean = (row >= first[block][:, None]) & (row < limit[block][:, None])
-    return np.concatenate((sees_clean, block[:, None] == block[None]), axis=1)
+    row = np.arange(doubled.noisy)[None]
+    sees_noisy = (row >= doubled.reach[block][:, None]) & (row < doubled.blocks[block + 1][:, None])
+    return np.concatenate((sees_clean, sees_noisy), axis=1)
 
 
 class Dense:
@@ -86,13 +88,14 @@ def attend_dense(q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, mask: Bools) -> Te
 @dataclass(frozen=True)
 class Group:
     """Adjacent rows first:last (of the clean, or of the noisy ones) against the first `seen` clean rows of a document
-    and, noisy ones, against themselves. mask: bool [last - first, keys]."""
+    and, noisy ones, against the noisy rows reach:last. mask: bool [last - first, keys]."""
 
     first: int
     last: int
     document: int
     seen: int
     mask: Bools
+    reach: int = 0
 
 
 def causal_groups(doubled: Doubled, size: int = GROUP) -> list[Group]:
@@ -118,8 +121,10 @@ def block_groups(doubled: Doubled, size: int = GROUP) -> list[Group]:
         seen = int(doubled.limit[k:end].max()) - start
         block = number[bounds[k] : bounds[end]]
         sees = np.arange(seen)[None] < (doubled.limit[block] - start)[:, None]
-        mask = np.concatenate((sees, block[:, None] == block[None]), axis=1)
-        made.append(Group(bounds[k], bounds[end], document, seen, mask))
+        reach = int(doubled.reach[k:end].min())
+        row = np.arange(reach, bounds[end])[None]
+        own = (row >= doubled.reach[block][:, None]) & (row < doubled.blocks[block + 1][:, None])
+        made.append(Group(bounds[k], bounds[end], document, seen, np.concatenate((sees, own), axis=1), reach))
         k = end
     return made
 
@@ -139,7 +144,7 @@ class Split:
     # Slices are taken by `split`, whose backward joins the parts; that of indexing fills a zero tensor for each.
     def clean(self, q_CHK: Tensor, k_CGK: Tensor, v_CGK: Tensor) -> Tensor:
         if not self.clean_masks:
-            self.clean_masks = additive([group.mask for group in self.clean_groups], q_CHK, k_CGK)
+            self.clean_masks = additive([group.mask for group in self.clean_groups], q_CHK, v_CGK)
         q = q_CHK.split([g.last - g.first for g in self.clean_groups])
         k, v = k_CGK.split(self.lengths), v_CGK.split(self.lengths)
         out = [
@@ -152,12 +157,15 @@ class Split:
         if not self.noisy_groups:
             return q_NHK
         if not self.noisy_masks:
-            self.noisy_masks = additive([group.mask for group in self.noisy_groups], q_NHK, own[0])
+            self.noisy_masks = additive([group.mask for group in self.noisy_groups], q_NHK, own[1])
         sizes, out = [g.last - g.first for g in self.noisy_groups], list[Tensor]()
         context = [x.split(self.lengths) for x in clean]
         mine = [x.split(sizes) for x in own]
         for i, (g, q) in enumerate(zip(self.noisy_groups, q_NHK.split(sizes), strict=True)):
-            k, v = (torch.cat((c[g.document][: g.seen], m[i])) for c, m in zip(context, mine, strict=True))
+            k, v = (
+                torch.cat((c[g.document][: g.seen], m[i] if g.reach == g.first else whole[g.reach : g.last]))
+                for c, m, whole in zip(context, mine, own, strict=True)
+            )
             out.append(attend(q, k, v, self.noisy_masks[i]))
         return torch.cat(out)
 
@@ -170,12 +178,15 @@ def attend(q_RHK: Tensor, k_SGK: Tensor, v_SGK: Tensor, mask: Tensor) -> Tensor:
         scores = torch.baddbmm(mask.expand(kv_heads, -1, -1), q, k.mT, alpha=1 / math.sqrt(q.shape[2]))
         out = torch.bmm(scores.softmax(dim=-1), v)
     else:
-        out = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask)[0]
+        out = F.scaled_dot_product_attention(q.to(v.dtype)[None], k.to(v.dtype)[None], v[None], attn_mask=mask)[0]
     return unfold(out, len(q_RHK))
 
 
-def additive(masks: Sequence[NDArray[np.bool_]], q_THK: Tensor, k_SGK: Tensor) -> list[Tensor]:
-    """0 where visible and -inf elsewhere, one row for each query head that shares a key head, in the dtype of q."""
-    share = q_THK.shape[1] // k_SGK.shape[1]
+def additive(masks: Sequence[NDArray[np.bool_]], q_THK: Tensor, v_SGK: Tensor) -> list[Tensor]:
+    """0 where visible and -inf elsewhere, one row for each query head that shares a key head, in the dtype of v.
+
+    Under autocast q has come back from RoPE in float32; v is what products are computed in.
+    """
+    share = q_THK.shape[1] // v_SGK.shape[1]
     hidden = [torch.from_numpy(~mask).to(q_THK.device).repeat_interleave(share, dim=0) for mask in masks]
-    return [torch.zeros_like(h, dtype=q_THK.dtype).masked_fill_(h, -math.inf) for h in hidden]
+    return [torch.zeros_like(h, dtype=v_SGK.dtype).masked_fill_(h, -math.inf) for h in hidden]

@@ -18,13 +18,17 @@ from unmask.model.decoder import Decoder
 from unmask.model.gguf import read_metadata
 from unmask.text import Tokenizer
 from unmask.training.export import export_adapter, export_model
+from unmask.training.log import read
 from unmask.training.loop import Progress, Report, Trainer
 from unmask.training.machine import prepare_memory, processes
 from unmask.training.measure import measure
 from unmask.training.packing import Data, held_out, open_stream
+from unmask.training.plot import can_plot, plot_run
 from unmask.training.settings import TrainConfig, to_json
 from unmask.training.trainable import adapter_weights
 from unmask.types import Traits
+
+PLOT = "plot.png"  # in the folder of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ def convert(
 ) -> Report:
     """Train and export. started: gets the trainer before its first step, to be able to stop it.
 
-    The folder is written when the run is over, and also when it was stopped: then with what was reached.
+    The folder is written when the run is over, and also when it was stopped: then with what was reached. Where
+    matplotlib is there, RUN/plot.png shows the run.
     Raises ValueError, OSError (one line each) and FloatingPointError (see `Trainer.run`).
     """
     prepare_memory()
@@ -77,6 +82,8 @@ def convert(
         report = trainer.run()
         if processes()[0] == 0:
             export(what, checkpoint, trainer, report)
+            if can_plot() and read(what.run / "log.jsonl"):
+                plot_run(what.run, what.run / PLOT)
     return report
 
 

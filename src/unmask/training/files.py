@@ -22,28 +22,45 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
     Raises OSError with a clear line where the disk is full; `folder` is then as it was.
     """
+    new = open_folder(folder)
+    try:
+        yield new
+        close_folder(new, folder)
+    except BaseException as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise explained(error, folder) from error
+
+
+def open_folder(folder: Path) -> Path:
+    """An empty folder that will become `folder`; what an earlier, stopped process has left of one is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     new, old = folder.with_name(UNFINISHED + folder.name), folder.with_name(REPLACED + folder.name)
-    if old.exists() and not folder.exists():  # stopped between the two renames below
+    if old.exists() and not folder.exists():  # stopped between the two renames of `close_folder`
         old.rename(folder)
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
-    try:
-        new.mkdir()
-        yield new
-        for file in new.iterdir():
-            flush(file)
-        flush(new)
-    except BaseException as error:
-        shutil.rmtree(new, ignore_errors=True)
-        if "No space left" in str(error):  # an OSError, or safetensors' own error
-            raise OSError(errno.ENOSPC, f"disk full: {folder} was not written, what was there is unchanged") from error
-        raise
+    new.mkdir()
+    return new
+
+
+def close_folder(new: Path, folder: Path) -> None:
+    """Give a filled folder its name."""
+    for file in new.iterdir():
+        flush(file)
+    flush(new)
+    old = folder.with_name(REPLACED + folder.name)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
     flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def explained(error: BaseException, folder: Path) -> BaseException:
+    """A clear line for a full disk (an OSError, or safetensors' own error); any other error as it is."""
+    if "No space left" in str(error):
+        return OSError(errno.ENOSPC, f"disk full: {folder} was not written, what was there is unchanged")
+    return error
 
 
 def flush(path: Path) -> None:

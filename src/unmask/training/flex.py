@@ -38,17 +38,16 @@ class Flex:
 
         document = tensor(doubled.document, clean, -1)
         block = doubled.block
-        own = tensor(block, noisy, -1)
+        reach = tensor(doubled.reach[block], noisy, 0) + clean
+        last = tensor(doubled.blocks[block + 1], noisy, 0) + clean
         first = tensor(doubled.documents[doubled.block_document][block], noisy, 0)
         limit = tensor(doubled.limit[block], noisy, 0)
-        # Of keys: clean rows have no block, padding one that no query has.
-        key_block = torch.cat((torch.full((clean,), -2, device=device), tensor(block, noisy, -3)))
 
         def causal(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return (document[q] == document[k]) & (k <= q) & (document[q] >= 0)
 
         def doubled_rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return ((k >= first[q]) & (k < limit[q])) | (own[q] == key_block[k])
+            return ((k >= first[q]) & (k < limit[q])) | ((k >= reach[q]) & (k < last[q]))
 
         self.rules: tuple[MaskRule, MaskRule] = causal, doubled_rule
         self.masks: dict[int, BlockMask] = {}
@@ -75,7 +74,8 @@ class Flex:
             self.masks[half] = create_block_mask(
                 self.rules[half], None, None, rows, keys, device=self.device, _compile=self.device.type == "cuda"
             )
-        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        # Under autocast q and k have come back from RoPE in float32.
+        q, k, v = (x.to(v.dtype).transpose(0, 1)[None] for x in (q, k, v))
         out = kernel(self.device.type)(q, k, v, block_mask=self.masks[half], enable_gqa=q.shape[1] != k.shape[1])
         return out[0].transpose(0, 1)[: self.rows[half]]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmask.model.decoder import Batch, Decoder
 from unmask.training.attention import Kernel
-from unmask.training.layout import Doubled
+from unmask.training.layout import Doubled, Longs
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,18 @@ def clean_first(decoder: Decoder, doubled: Doubled, kernel: Kernel, adapter: str
 
     with torch.no_grad():
         clean = decoder(clean_batch(doubled, device), keep)
+    if doubled.noisy == 0:
+        return Hidden(clean, clean[:0])
     return Hidden(clean, decoder(make_batch(doubled, doubled.clean, adapter, device), attend))
 
 
 def clean_batch(doubled: Doubled, device: torch.device) -> Batch:
     ids, position = doubled.ids[: doubled.clean], doubled.position[: doubled.clean]
-    return Batch(torch.from_numpy(ids).to(device), torch.from_numpy(position).to(device), int(position.max()))
+    return Batch(torch.from_numpy(ids).to(device), torch.from_numpy(position).to(device), highest(position))
+
+
+def highest(position: Longs) -> int:
+    return int(position.max()) if len(position) else 0
 
 
 def make_batch(doubled: Doubled, first: int, adapter: str | None, device: torch.device) -> Batch:
@@ -65,4 +71,4 @@ def make_batch(doubled: Doubled, first: int, adapter: str | None, device: torch.
         noisy = torch.arange(doubled.clean - first, doubled.clean - first + doubled.noisy)
         gates[adapter] = noisy.to(device)
         unknown[adapter] = noisy[torch.from_numpy(doubled.masked)].to(device)
-    return Batch(ids.to(device), position.to(device), int(doubled.position.max()), gates, unknown)
+    return Batch(ids.to(device), position.to(device), highest(doubled.position), gates, unknown)

@@ -31,11 +31,12 @@ class Doubled:
     ids, position: int64 [C + N]. sample_index: the samples in it.
     document: int64 [C], ascending; documents: int64 [D + 1], their first rows, and C.
     blocks: int64 [K + 1], first noisy row of each block (counted from 0), and N. block_document, limit: int64 [K]: a
-    block sees the clean rows documents[block_document] .. limit - 1. t: float64 [K]; draft: bool [K].
+    block sees the clean rows documents[block_document] .. limit - 1. reach: int64 [K], the first noisy row that it
+    sees; the last one is its own. t: float64 [K]; draft: bool [K].
     source: int64 [N], the clean row that a noisy row copies. slot: int64 [N], its number within its block.
     masked: bool [N]. weight: float64 [N], 0 where not masked.
     ar: int64 [A], clean rows whose next row is a target of the AR loss. taught: bool [N], the source has its AR
-    prediction in the clean row before it. eligible: how many noisy rows may carry loss.
+    prediction in the clean row before it. eligible: how many tokens of all blocks could have been masked.
     """
 
     ids: Longs
@@ -46,6 +47,7 @@ class Doubled:
     blocks: Longs
     block_document: Longs
     limit: Longs
+    reach: Longs
     t: NDArray[np.float64]
     draft: Bools
     source: Longs
@@ -72,10 +74,17 @@ class Doubled:
 
 def double(samples: Sequence[Sample], config: TrainConfig, mask_id: int) -> Doubled:
     """The doubled sequence of a micro-batch, noised."""
-    return lay_out(samples, [corrupt(sample, config) for sample in samples], mask_id)
+    noised = [[] if config.ar_only else corrupt(sample, config) for sample in samples]
+    return lay_out(samples, noised, mask_id, config.context == "noisy")
 
 
-def lay_out(samples: Sequence[Sample], noised: Sequence[Sequence[Block]], mask_id: int) -> Doubled:
+def lay_out(
+    samples: Sequence[Sample], noised: Sequence[Sequence[Block]], mask_id: int, noisy_context: bool = False
+) -> Doubled:
+    """Blocks that mask nothing need no rows, but their tokens count: they could have been masked."""
+    eligible = sum(block.eligible for blocks in noised for block in blocks)
+    if not noisy_context:
+        noised = [[block for block in blocks if block.masked.any()] for blocks in noised]
     ids, position, document, follows, supervised = (list[NDArray[Any]]() for _ in range(5))
     source, limit, block_document = list[Longs](), list[int](), list[int]()
     start = count = 0
@@ -99,6 +108,13 @@ def lay_out(samples: Sequence[Sample], noised: Sequence[Sequence[Block]], mask_i
     rows, masked = joined(source, np.int64), joined([block.masked for block in every], np.bool_)
     sizes = np.array([len(block.masked) for block in every], dtype=np.int64)
     firsts = np.concatenate(([0], np.cumsum(sizes)))
+    reach = firsts[:-1].copy()
+    if noisy_context:
+        for k in range(1, len(every)):
+            # Of one document, and not yet the first block of another view.
+            if block_document[k] == block_document[k - 1] and source[k][0] > source[k - 1][0]:
+                reach[k] = reach[k - 1]
+        limit = [int(np.searchsorted(clean_document, number)) for number in block_document]  # nothing clean
     return Doubled(
         ids=np.concatenate((clean_ids, np.where(masked, mask_id, clean_ids[rows]))),
         position=np.concatenate((clean_position, clean_position[rows])),
@@ -108,6 +124,7 @@ def lay_out(samples: Sequence[Sample], noised: Sequence[Sequence[Block]], mask_i
         blocks=firsts.astype(np.int64),
         block_document=np.array(block_document, dtype=np.int64),
         limit=np.array(limit, dtype=np.int64),
+        reach=reach.astype(np.int64),
         t=np.array([block.t for block in every]),
         draft=np.array([block.draft for block in every], dtype=np.bool_),
         source=rows,
@@ -117,7 +134,7 @@ def lay_out(samples: Sequence[Sample], noised: Sequence[Sequence[Block]], mask_i
         weight=np.where(clean_ids[rows] == mask_id, 0.0, joined([block.weight for block in every], np.float64)),
         ar=np.flatnonzero(clean_follows & joined(supervised, np.bool_) & (clean_ids != mask_id)) - 1,
         taught=clean_follows[rows],
-        eligible=sum(int(block.eligible.sum()) for block in every),
+        eligible=eligible,
     )
 
 
@@ -136,6 +153,8 @@ def spans(doubled: Doubled, adapter: str | None) -> tuple[Span, ...]:
         tokens = doubled.ids[doubled.clean :][own]
         seen = int(doubled.limit[k]) - bounds[document]
         start = int(doubled.position[doubled.clean :][own][0])
-        sees = ((document, seen),) if seen else ()
+        earlier = np.flatnonzero(doubled.blocks[:k] >= doubled.reach[k]).tolist()
+        copies = [(len(bounds) - 1 + e, int(doubled.blocks[e + 1] - doubled.blocks[e])) for e in earlier]
+        sees = (*([(document, seen)] if seen else []), *copies)
         made.append(Span(tuple(tokens.tolist()), start, True, sees, adapter, tuple(doubled.masked[own].tolist())))
     return tuple(made)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,24 @@ from torch import Tensor
 from unmask.model.decoder import Decoder
 from unmask.training import checkpoints
 from unmask.training.attention import make_kernel
+from unmask.training.cost import matmul_rate, step_flops
 from unmask.training.forward import Hidden, clean_first, together
 from unmask.training.layout import Doubled, double
 from unmask.training.log import Log
-from unmask.training.machine import add_up, processes, wait_for_all
+from unmask.training.machine import (
+    add_up,
+    add_up_gradients,
+    largest,
+    own_part,
+    processes,
+    shard,
+    spread_like,
+    wait_for_all,
+)
 from unmask.training.objective import Counts, Sums, count, objective
 from unmask.training.optim import Average, Optimisers, clip, rate
 from unmask.training.sample import Sample, Stream
-from unmask.training.settings import TrainConfig, to_json
+from unmask.training.settings import MANNER, TrainConfig, to_json
 from unmask.training.trainable import make_trainable
 
 # Called after every step with what was logged (see `Trainer.figures`).
@@ -74,16 +84,23 @@ class Trainer:
         self.folder, self.rank, self.world = Path(folder), rank, world
         self.evaluate, self.progress, self.clock = evaluate, progress, clock
         if rank == 0:
-            checkpoints.begin(self.folder, {"base": base, "mask_id": mask_id, "settings": to_json(config)})
+            identity = {"base": base, "mask_id": mask_id, "settings": to_json(config)}
+            defaults = {"settings": to_json(TrainConfig(steps=1))}
+            checkpoints.begin(self.folder, identity, [f"settings.{name}" for name in MANNER], defaults)
         wait_for_all()
+        self.device = decoder.model.embed_tokens.weight.device
+        if config.shard:
+            shard(decoder, getattr(torch, config.dtype))
+        torch.manual_seed(config.seed)
         self.parameters = make_trainable(decoder, config)
         self.optimisers = Optimisers(self.parameters, config.optimiser)
         self.average = Average(self.parameters, config.optimiser.ema) if config.optimiser.ema else None
-        self.step = self.tokens = 0
+        self.step = self.tokens = self.saved = 0
         self.elapsed = 0.0
         self.score: float | None = None
         self.stopping = False
         self.resume()
+        self.peak = self.world * matmul_rate(getattr(torch, config.dtype), self.device)
         self.log = Log(self.folder / "log.jsonl", self.step) if rank == 0 else None
 
     def stop(self) -> None:
@@ -94,11 +111,12 @@ class Trainer:
         if not (every := checkpoints.saved(self.folder)):
             return
         state, tensors = every[-1].state, every[-1].tensors()
-        self.step, self.tokens, self.elapsed = state["step"], state["tokens"], state["seconds"]
+        self.step = self.saved = state["step"]
+        self.tokens, self.elapsed = state["tokens"], state["seconds"]
         self.score = state.get("score")
         self.stream.restore(state["cursor"])
         load(self.parameters, tensors, "weight.", every[-1].folder)
-        self.optimisers.restore(under(tensors, "optimiser."))
+        self.optimisers.restore(Under(tensors, "optimiser."))
         if self.average:
             load(self.average.values, tensors, "average.", every[-1].folder)
         torch.set_rng_state(tensors["generator"])
@@ -109,7 +127,8 @@ class Trainer:
         begin, before, reason = self.clock(), self.elapsed, "done"
         figures = dict[str, Any]()
         while self.progress_made < 1:
-            if self.stopping:
+            # Asked of one process or of all, at slightly different moments: they stop after the same step.
+            if self.anyone(self.stopping):
                 reason = "stopped"
                 break
             window = self.stream.next_samples(self.config.samples_per_step)
@@ -119,12 +138,13 @@ class Trainer:
             started = self.clock()
             figures = self.train(window)
             self.step += 1
-            self.elapsed = before + self.clock() - begin
+            self.elapsed = largest([before + self.clock() - begin], self.device)[0]
             figures |= {
                 "step": self.step,
                 "tokens": self.tokens,
                 "seconds": round(self.elapsed, 3),
                 "tokens_per_second": round(figures.pop("step_tokens") / max(self.clock() - started, 1e-9), 1),
+                "mfu": round(figures.pop("flops") / max(self.clock() - started, 1e-9) / self.peak, 4),
             }
             last = self.progress_made >= 1
             if self.config.eval_every and (self.step % self.config.eval_every == 0 or last):
@@ -150,23 +170,22 @@ class Trainer:
         size = self.config.batch
         mine = range(self.rank, self.config.accumulation, self.world)
         batches = [double(window[i * size : (i + 1) * size], self.config, self.mask_id) for i in mine]
-        counted = add_up(torch.tensor([[*count(batch), batch.clean] for batch in batches]).sum(dim=0)).tolist()
-        counts, ramp = Counts(counted[0], counted[1]), self.config.loss.ramp
+        each = [[*count(b), b.clean, step_flops(self.decoder.config, self.config, b)] for b in batches]
+        counted = add_up(torch.tensor(each, dtype=torch.float64, device=self.device).sum(dim=0)).tolist()
+        counts, ramp = Counts(int(counted[0]), int(counted[1])), self.config.loss.ramp
         rise = 1.0 if self.progress_made >= ramp else self.progress_made / ramp
         sums = list[Tensor]()
         for batch in batches:
             done = self.forward(batch, counts, rise)
             if done.loss.requires_grad:
-                done.loss.backward()
+                (done.loss * (self.world if self.config.shard else 1)).backward()
             sums.append(torch.cat((done.loss.detach()[None], done.ar, done.noisy)).to(torch.float64))
         total = add_up(torch.stack(sums).sum(dim=0)).tolist()
         if not math.isfinite(total[0]):
             raise FloatingPointError(self.lost(batches))
-        if self.world > 1:
-            for parameter in self.parameters.values():
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                add_up(parameter.grad)
-        norm = float(clip(self.parameters.values(), self.config.optimiser.clip))
+        if self.world > 1 and not self.config.shard:
+            add_up_gradients(self.parameters.values())
+        norm = clip(self.parameters.values(), self.config.optimiser.clip)
         if not math.isfinite(norm):
             raise FloatingPointError(self.lost(batches))
         # The rate at the middle of the step, so that neither the first nor the last step has rate 0.
@@ -174,7 +193,7 @@ class Trainer:
         self.optimisers.step(factor)
         if self.average:
             self.average.update()
-        self.tokens += counted[2]
+        self.tokens += int(counted[2])
         _, ar, draft, draft_weight, denoise, denoise_weight = total
         return {
             "loss": total[0],
@@ -188,18 +207,23 @@ class Trainer:
             "lr": self.config.optimiser.lr * factor,
             "norm": norm,
             "step_tokens": counted[2],
+            "flops": counted[3],
         }
 
     def forward(self, batch: Doubled, counts: Counts, rise: float) -> Sums:
-        device = self.decoder.model.embed_tokens.weight.device
-        kernel = make_kernel(self.config.attention, batch, device)
+        kernel = make_kernel(self.config.attention, batch, self.device)
         hidden: Hidden
         if self.config.method == "adapter":
             hidden = clean_first(self.decoder, batch, kernel, self.config.adapter.name)
             return objective(self.decoder, batch, hidden, self.config, self.mask_id, counts, rise)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
+        with self.mixed():
             hidden = together(self.decoder, batch, kernel)
             return objective(self.decoder, batch, hidden, self.config, self.mask_id, counts, rise)
+
+    def mixed(self) -> torch.autocast:
+        """bfloat16 for products of float32 weights. A frozen model is bfloat16 itself, a sharded one casts itself."""
+        needed = self.config.dtype == "bfloat16" and self.config.method == "joint" and not self.config.shard
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=needed)
 
     def lost(self, batches: Sequence[Doubled]) -> str:
         names = ", ".join(str(index) for batch in batches for index in batch.sample_index)
@@ -213,33 +237,58 @@ class Trainer:
             return {}
         if self.average:
             self.average.swap()
-        with torch.no_grad():
+        with torch.no_grad(), self.mixed():
             figures = self.evaluate(self.decoder)
         if self.average:
             self.average.swap()
         self.score = figures.get("score")
         return figures
 
+    def anyone(self, wish: bool) -> bool:
+        """Whether it is true in any process."""
+        return largest([wish], self.device)[0] > 0
+
     def save(self) -> None:
-        if self.rank == 0 and (not (every := checkpoints.saved(self.folder)) or every[-1].step < self.step):
-            tensors: dict[str, Tensor] = {f"weight.{name}": p for name, p in self.parameters.items()}
-            tensors |= {f"optimiser.{name}": t for name, t in self.optimisers.tensors().items()}
-            if self.average:
-                tensors |= {f"average.{name}": t for name, t in self.average.values.items()}
-            tensors["generator"] = torch.get_rng_state()
-            state = {"step": self.step, "tokens": self.tokens, "seconds": self.elapsed, "cursor": self.stream.state()}
-            checkpoints.save(self.folder, tensors, state | {"score": self.score}, self.config.keep_last)
+        if self.step == self.saved:
+            return
+        tensors: dict[str, Tensor] = {f"weight.{name}": p for name, p in self.parameters.items()}
+        tensors |= {f"optimiser.{name}": t for name, t in self.optimisers.tensors().items()}
+        if self.average:
+            tensors |= {f"average.{name}": t for name, t in self.average.values.items()}
+        tensors["generator"] = torch.get_rng_state()
+        state = {"step": self.step, "tokens": self.tokens, "seconds": self.elapsed, "cursor": self.stream.state()}
+        state["score"] = self.score
+        if self.config.shard:
+            checkpoints.save_part(
+                self.folder, own_part(tensors), state, self.config.keep_last, (self.rank, self.world), self.anyone
+            )
+        elif self.rank == 0:
+            checkpoints.save(self.folder, tensors, state, self.config.keep_last)
+        self.saved = self.step
         wait_for_all()
 
 
-def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+class Under(Mapping[str, Tensor]):
+    """The tensors whose names begin with a prefix, under the rest of their names, each read when asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        self.tensors, self.prefix = tensors, prefix
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[self.prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removeprefix(self.prefix) for name in self.tensors if name.startswith(self.prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @torch.no_grad()
-def load(into: Any, tensors: dict[str, Tensor], prefix: str, folder: Path) -> None:
+def load(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str, folder: Path) -> None:
     """Copy the tensors named prefix + name into the parameters of that name."""
     for name, parameter in into.items():
-        if prefix + name not in tensors or tensors[prefix + name].shape != parameter.shape:
+        whole = tensors.get(prefix + name)
+        if whole is None or whole.shape != parameter.shape:
             raise ValueError(f"checkpoint {folder} has no {prefix + name} of shape {list(parameter.shape)}")
-        parameter.copy_(tensors[prefix + name])
+        parameter.copy_(spread_like(whole, parameter))

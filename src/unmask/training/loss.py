@@ -89,8 +89,9 @@ def edges_of(rows: int, chunk: int, starts: Sequence[int] | None = None) -> list
 
 
 def ban(logits_RV: Tensor, mask_id: int) -> Tensor:
-    """The mask id is never an answer. Changes the logits in place."""
-    logits_RV[:, mask_id] = NEVER
+    """The mask id is never an answer. In place, and not known to autograd: the gradient of the losses is 0 there."""
+    with torch.no_grad():
+        logits_RV[:, mask_id] = NEVER
     return logits_RV
 
 
@@ -106,6 +107,10 @@ def teacher_loss(logits_RV: Tensor, teacher_RV: Tensor) -> Tensor:
     return loss
 
 
+def rows_at_a_time(logits_RV: Tensor) -> int:
+    return 32 if logits_RV.device.type == "cpu" else max(len(logits_RV), 1)
+
+
 class _RowLoss(torch.autograd.Function):
     """Cross-entropy against labels [R] or a teacher's logits [R, V].
 
@@ -115,7 +120,7 @@ class _RowLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
-        dtype, step = exact(logits.dtype), 32 if logits.device.type == "cpu" else max(len(logits), 1)
+        dtype, step = exact(logits.dtype), rows_at_a_time(logits)
         loss = torch.empty(len(logits), dtype=dtype, device=logits.device)
         difference = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         for first in range(0, len(logits), step):
@@ -144,8 +149,9 @@ class _RowLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None]:
         difference: Tensor = ctx.difference
-        for few in range(0, len(difference), 32):
-            difference[few : few + 32] *= scale[few : few + 32, None].to(difference.dtype)
+        step = rows_at_a_time(difference)
+        for few in range(0, len(difference), step):
+            difference[few : few + step] *= scale[few : few + step, None].to(difference.dtype)
         return difference, None
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from unmask.model.decoder import Decoder
 from unmask.training.attention import make_kernel
 from unmask.training.forward import Hidden, clean_first
-from unmask.training.layout import Doubled, double
+from unmask.training.layout import Doubled, lay_out
 from unmask.training.loss import ban, edges_of, label_loss
+from unmask.training.noise import corrupt
 from unmask.training.objective import mask_number
 from unmask.training.sample import Sample
 from unmask.training.settings import Noise, TrainConfig
@@ -124,7 +125,9 @@ def forwards(
             noise=uniform,
         )
         for first in range(0, len(samples), batch):
-            doubled = double(samples[first : first + batch], chosen, mask_id)
+            some = samples[first : first + batch]
+            noised = [corrupt(sample, chosen) for sample in some]
+            doubled = lay_out(some, noised, mask_id, config.context == "noisy")
             if doubled.noisy == 0:
                 continue
             kernel = make_kernel(config.attention, doubled, decoder.model.embed_tokens.weight.device)

@@ -27,13 +27,13 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 class Block:
     """One noised block of a sample: a copy of its rows first .. first + len(masked) - 1.
 
-    masked, eligible: bool [n]: masked now; could have been. weight: float64 [n], 0 where not masked. sees: the clean
-    rows of the document before this row number are visible. draft: a drafting block (t = 1).
+    masked: bool [n]; eligible: how many could have been. weight: float64 [n], 0 where not masked. sees: the clean rows
+    of the document before this row number are visible. draft: a drafting block (t = 1).
     """
 
     first: int
     masked: Bools
-    eligible: Bools
+    eligible: int
     weight: Floats
     t: float
     draft: bool
@@ -41,26 +41,28 @@ class Block:
 
 
 def corrupt(sample: Sample, config: TrainConfig) -> list[Block]:
-    """The noised blocks of a sample, view by view, left to right; those that mask nothing are left out."""
-    return [block for view in range(config.views) for block in one_view(sample, config, view) if block.masked.any()]
+    """The noised blocks of a sample, view by view, left to right; by chance, some mask nothing."""
+    return [block for view in range(config.views) for block in one_view(sample, config, view)]
 
 
 def one_view(sample: Sample, config: TrainConfig, view: int) -> Iterator[Block]:
     rng = np.random.default_rng((config.seed, sample.index, view))
     size, draft_size = sizes(config.blocks, sample.index, rng)
-    pieces = [piece for first, last in runs(sample) for piece in cut(first, last, size, draft_size, config.blocks, rng)]
+    pieces = [
+        piece
+        for first, last in runs(sample, config.blocks.skip)
+        for piece in cut(first, last, size, draft_size, config.blocks, rng)
+    ]
     ts = iter(stratified(sum(not draft for _, _, draft in pieces), sample.index, config, view, rng))
     for first, last, draft in pieces:
-        # The first token of a document has nothing before it: it is always given.
-        eligible = sample.position[first:last] > 0
         if draft:
-            yield drafting(first, eligible, config)
+            yield drafting(first, last - first, config)
             continue
-        masked, propensity, t = mask_some(eligible, next(ts), config.noise, rng)
-        yield Block(first, masked, eligible, weights(masked, propensity, config.noise), t, False, first)
+        masked, propensity, t = mask_some(last - first, next(ts), config.noise, rng)
+        yield Block(first, masked, last - first, weights(masked, propensity, config.noise), t, False, first)
         if config.noise.complementary:
-            rest = eligible & ~masked
-            yield Block(first, rest, eligible, weights(rest, 1 - propensity, config.noise), 1 - t, False, first)
+            rest = weights(~masked, 1 - propensity, config.noise)
+            yield Block(first, ~masked, last - first, rest, 1 - t, False, first)
 
 
 def sizes(blocks: Blocks, index: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -70,17 +72,14 @@ def sizes(blocks: Blocks, index: int, rng: np.random.Generator) -> tuple[int, in
     if blocks.random_sizes and other < blocks.random_share:
         size = blocks.random_sizes[int(which * len(blocks.random_sizes))]
     draft_size = blocks.draft_size or size
-    for start, largest in blocks.curriculum:
-        if index >= start:
-            size, draft_size = min(size, largest), max(2, min(draft_size, largest))
-        if index < start:
-            break
+    if reached := [largest for start, largest in blocks.curriculum if start <= index]:
+        size, draft_size = min(size, reached[-1]), max(2, min(draft_size, reached[-1]))
     return size, draft_size
 
 
-def runs(sample: Sample) -> list[tuple[int, int]]:
-    """Longest stretches [first, last) of rows of one document on which loss is allowed."""
-    number = np.where(sample.supervised & (sample.document >= 0), sample.document, -1)
+def runs(sample: Sample, skip: int = 1) -> list[tuple[int, int]]:
+    """Longest stretches [first, last) of rows of one document on which loss is allowed, none at a position < skip."""
+    number = np.where(sample.supervised & (sample.document >= 0) & (sample.position >= skip), sample.document, -1)
     edges = np.flatnonzero(np.diff(number)) + 1
     bounds = [0, *edges.tolist(), len(number)]
     return [(a, b) for a, b in itertools.pairwise(bounds) if b > a and number[a] >= 0]
@@ -100,13 +99,12 @@ def cut(
         first += length
 
 
-def drafting(first: int, eligible: Bools, config: TrainConfig) -> Block:
+def drafting(first: int, size: int, config: TrainConfig) -> Block:
     """All masked; where the seed belongs to the block it is slot 0, given (`unmask.decoding.common.group`)."""
-    masked = eligible.copy()
-    if config.seed_placement != "causal":
-        masked[0] = False
+    masked = np.ones(size, dtype=np.bool_)
+    masked[0] = config.seed_placement == "causal"
     sees = first + (config.seed_placement == "copy")
-    return Block(first, masked, masked, masked.astype(np.float64), 1.0, True, sees)
+    return Block(first, masked, int(masked.sum()), masked.astype(np.float64), 1.0, True, sees)
 
 
 def stratified(n: int, index: int, config: TrainConfig, view: int, rng: np.random.Generator) -> Floats:
@@ -120,22 +118,19 @@ def stratified(n: int, index: int, config: TrainConfig, view: int, rng: np.rando
     return config.noise.low + (config.noise.high - config.noise.low) * unit
 
 
-def mask_some(eligible: Bools, t: float, noise: Noise, rng: np.random.Generator) -> tuple[Bools, Floats, float]:
-    """Which of the eligible tokens to mask at noise level t, the probability that the weight is the inverse of, and
-    the level itself (the linear law has its own)."""
-    size = len(eligible)
+def mask_some(size: int, t: float, noise: Noise, rng: np.random.Generator) -> tuple[Bools, Floats, float]:
+    """Which tokens to mask at noise level t, the probability that the weight is the inverse of, and the level itself
+    (the linear law has its own)."""
     draws = rng.random(size)
     if noise.law == "linear":
         rates = linear_rates(size, noise.base_rate, noise.position_scale)
-        return eligible & (draws < rates), rates, float(rates.mean())
+        return draws < rates, rates, float(rates.mean())
     if noise.mode == "bernoulli":
-        return eligible & (draws < t), np.full(size, t), t
+        return draws < t, np.full(size, t), t
     beta = math.log(2) / (noise.half_life * size) if noise.law == "exponential" else 0.0
     scores = beta * (1 - t) * np.arange(size) - np.log(-np.log(np.maximum(draws, 1e-300)))
-    scores[~eligible] = -math.inf
     masked = np.zeros(size, dtype=np.bool_)
-    count = round(t * int(eligible.sum()))
-    masked[np.argsort(-scores, kind="stable")[:count]] = True
+    masked[np.argsort(-scores, kind="stable")[: round(t * size)]] = True
     return masked, np.full(size, t), t
 
 

@@ -112,7 +112,8 @@ def targets(doubled: Doubled, config: TrainConfig, hidden: Tensor) -> tuple[Targ
         soft |= draft if loss.draft_target == "teacher" else False
         soft |= ~draft if loss.denoise_target == "teacher" else False
     soft &= doubled.taught
-    weight = np.where(draft, doubled.weight * loss.slot_decay ** mask_number(doubled), doubled.weight)
+    scale = np.where(draft, loss.slot_decay ** mask_number(doubled).astype(float), loss.denoise)
+    weight = doubled.weight * scale
 
     def those(chosen: NDArray[np.bool_], soft: bool) -> Targets:
         rows = np.flatnonzero(chosen & (weight > 0))

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from unmask.training.machine import spread_like
 from unmask.training.settings import Optimiser
 
 
@@ -105,7 +107,7 @@ class Optimisers:
                     name = self.names[id(parameter)]
                     if f"{name}.{keys[0]}" in tensors:  # one that never had a gradient has no state
                         optimiser.state[parameter] = {
-                            key: tensors[f"{name}.{key}"].to(parameter.device, copy=True) for key in keys
+                            key: spread_like(tensors[f"{name}.{key}"], parameter).clone() for key in keys
                         }
 
 
@@ -114,9 +116,10 @@ def inner_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and ".layers." in f".{name}"
 
 
-def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+def clip(parameters: Iterable[nn.Parameter], largest: float) -> float:
     """Scale all gradients so that their common norm is at most `largest`; the norm before."""
-    return torch.nn.utils.clip_grad_norm_(list(parameters), largest)
+    norm = torch.nn.utils.clip_grad_norm_(list(parameters), largest)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 class Average:

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# How a run is carried out, not what it is: these may change when it is resumed.
+MANNER = ("attention", "activation_checkpointing", "shard", "save_every", "keep_last", "eval_every", "log_every")
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -21,8 +23,10 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """How a document is cut into blocks, anchored at its start (at the start of each answer, for chats).
+    """How a document is cut into blocks, anchored near its start (at the start of each answer, for chats).
 
+    skip: so many tokens at the start of a document are in no block. With less context than a few tokens, pretrained
+    models miss their attention sink, and on SmolLM2 such blocks have up to 500 times the gradient of others (measured).
     size: tokens of a block that is partially masked; draft_size: of one that drafts (None: the same).
     full_share: share of drafting blocks: all masked, but for the seed where it is part of the block.
     first_share: share of documents whose first block has a random length, so that the grid shifts.
@@ -37,9 +41,11 @@ class Blocks:
     random_sizes: tuple[int, ...] = ()
     random_share: float = 0.0
     curriculum: tuple[tuple[int, int], ...] = ()
+    skip: int = 1
 
     def __post_init__(self) -> None:
         require(self.size >= 1, "block size", self.size, "at least 1")
+        require(self.skip >= 1, "skip", self.skip, "at least 1")
         require(self.draft_size is None or self.draft_size >= 2, "draft_size", self.draft_size, "at least 2")
         for name in ("full_share", "first_share", "random_share"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
@@ -56,7 +62,7 @@ class Noise:
 
     law: "uniform"; "exponential": later positions first, the less masked the more so (arXiv 2512.14067; half_life: the
     part of the block over which the weight doubles as t -> 0); "linear": the article's fixed rates
-    base_rate * (1 + position_scale * i / (block - 1)), without a t.
+    base_rate * (1 + position_scale * i / (block - 1)), each token for itself, without a t.
     mode: "exact" masks round(t * size) tokens, "bernoulli" each one with probability t.
     low, high: t is uniform between these, stratified over the blocks of a sample. weighted: loss weight 1 / t, at most
     weight_cap; else 1. complementary: a second copy of the block masks the other tokens.
@@ -83,7 +89,6 @@ class Noise:
         require(self.weight_cap >= 1, "weight_cap", self.weight_cap, "at least 1")
         allowed = "'exact' with law 'exponential'"
         require(self.law != "exponential" or self.mode == "exact", "mode", self.mode, allowed)
-        require(self.law != "linear" or self.mode == "bernoulli", "mode", self.mode, "'bernoulli' with law 'linear'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ class Loss:
     L_diff rises from 0.
     adapter and drafter: drafting blocks learn from `draft_target`: the "teacher"'s distribution (the model's own, one
     clean row earlier) or the "label"; partially masked ones from `denoise_target`.
+    denoise: weight of partially masked blocks beside drafting ones.
     slot_decay: weight of mask slot j of a drafting block is slot_decay ** (j - 1). first_error: only slots up to and
     including the first wrong one count (arXiv 2607.01893).
     lk: the LK hybrid of arXiv 2602.23881 instead of the plain teacher loss, with its eta, temperature and top_k, plus
@@ -107,6 +113,7 @@ class Loss:
     ramp: float = 0.02
     draft_target: Literal["teacher", "label"] = "teacher"
     denoise_target: Literal["teacher", "label"] = "label"
+    denoise: float = 1.0
     slot_decay: float = 1.0
     first_error: bool = False
     lk: bool = False
@@ -123,6 +130,7 @@ class Loss:
         require(self.form == "nld" or self.alpha <= 1, "alpha", self.alpha, "at most 1 in the article's form")
         require(0 <= self.ramp <= 1, "ramp", self.ramp, "between 0 and 1")
         require(0 < self.slot_decay <= 1, "slot_decay", self.slot_decay, "above 0 and at most 1")
+        require(self.denoise >= 0, "denoise", self.denoise, "0 or more")
         require(self.lk_temperature > 0, "lk_temperature", self.lk_temperature, "above 0")
         require(self.lk_top_k >= 1, "lk_top_k", self.lk_top_k, "at least 1")
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
@@ -190,6 +198,8 @@ class TrainConfig:
 
     method "joint": all weights; "adapter": the model is frozen. stage "drafter": a draft adapter for a joint model.
     seed_placement: where a draft sees its seed (`unmask.types.Traits.seed`).
+    context: what a block sees of the blocks before it, "clean" tokens or, for comparison (arXiv 2512.14067, table 1),
+    their "noisy" copies.
     steps or minutes: the budget; with minutes the learning rate follows the clock, and a resumed run is not the same
     numbers. views: noised copies of each sample in one forward.
     dtype: of activations and of frozen weights; trained weights are float32 (or float64).
@@ -199,6 +209,7 @@ class TrainConfig:
     method: Literal["joint", "adapter"] = "adapter"
     stage: Literal["convert", "drafter"] = "convert"
     seed_placement: Literal["block", "causal", "copy"] = "block"
+    context: Literal["clean", "noisy"] = "clean"
     length: int = 256
     batch: int = 8
     accumulation: int = 1
@@ -224,6 +235,7 @@ class TrainConfig:
         one_of("method", self.method, ("joint", "adapter"))
         one_of("stage", self.stage, ("convert", "drafter"))
         one_of("seed_placement", self.seed_placement, ("block", "causal", "copy"))
+        one_of("context", self.context, ("clean", "noisy"))
         one_of("dtype", self.dtype, ("bfloat16", "float32", "float64"))
         one_of("attention", self.attention, ("split", "flex", "dense", None))
         for name in ("length", "batch", "accumulation", "views", "keep_last", "log_every"):
@@ -236,12 +248,25 @@ class TrainConfig:
         require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0")
         if self.stage == "drafter" and self.method != "adapter":
             raise ValueError(f"stage 'drafter' trains an adapter: method must be 'adapter', got {self.method!r}")
+        if self.stage == "drafter" and self.blocks.full_share < 1:
+            raise ValueError(
+                f"stage 'drafter' has drafting blocks only: full_share must be 1, got {self.blocks.full_share}"
+            )
+        if self.context == "noisy" and (self.noise.complementary or self.seed_placement == "copy"):
+            raise ValueError("context 'noisy' has neither complementary copies of blocks nor seed_placement 'copy'")
         if self.shard and self.method != "joint":
             raise ValueError(f"shard is for method 'joint', which trains all weights; got {self.method!r}")
+        if self.shard and self.optimiser.kind == "muon":
+            raise ValueError("shard splits the matrices that muon needs whole: optimiser must be 'adamw'")
 
     @property
     def samples_per_step(self) -> int:
         return self.batch * self.accumulation
+
+    @property
+    def ar_only(self) -> bool:
+        """Whether the diffusion loss has no weight at all, so that no noisy row is needed."""
+        return self.method == "joint" and self.loss.form == "nld" and self.loss.alpha == 0
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unmask.model.adapter import LowRank, attach
 from unmask.model.checkpoint import AdapterWeights
@@ -21,6 +23,9 @@ def make_trainable(decoder: Decoder, config: TrainConfig) -> dict[str, nn.Parame
     Names of an adapter's matrices: "model.layers.0.self_attn.q_proj.lora_A".
     """
     decoder.train()
+    if config.activation_checkpointing:
+        for layer in decoder.model.layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     if config.method == "joint":
         decoder.requires_grad_(True)
         return dict(decoder.named_parameters())

@@ -1,0 +1,175 @@
+"""`unmask serve`: the model behind OpenAI's HTTP routes, every mode per request."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unmask.cli.common import DEFAULT_MODEL, err, load_model
+from unmask.cli.flags import with_decoding
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+SERVER, LIMITS, MODEL = "Server", "Limits of the server", "Model"
+
+
+@with_decoding
+def serve(
+    options: dict[str, Any],
+    loading: dict[str, Any],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model-path",
+            "--model",
+            help="Short name, Hugging Face folder, .gguf file or hub id.",
+            rich_help_panel=MODEL,
+        ),
+    ] = DEFAULT_MODEL,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--served-model-name",
+            help="What requests call the model; may be repeated.",
+            rich_help_panel=MODEL,
+            show_default=False,
+        ),
+    ] = None,
+    tp: Annotated[
+        int,
+        typer.Option(
+            "--tp",
+            "--tp-size",
+            help="Tensor parallelism: only 1 for now.",
+            rich_help_panel=MODEL,
+        ),
+    ] = 1,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Accepted for old scripts; no code from a checkpoint is ever run.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            help="Address to listen on; 0.0.0.0 is every one.",
+            rich_help_panel=SERVER,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port",
+            help="Port to listen on; 0 takes a free one.",
+            rich_help_panel=SERVER,
+        ),
+    ] = 30000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-key-file",
+            help="File with API keys, one a line. Also: UNMASK_API_KEYS, with commas.",
+            rich_help_panel=SERVER,
+            show_default=False,
+        ),
+    ] = None,
+    log_format: Annotated[str, typer.Option("--log-format", help="text or json.", rich_help_panel=SERVER)] = "text",
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--max-context",
+            help="Longest prompt plus output in tokens; the model's own if left out.",
+            rich_help_panel=LIMITS,
+            show_default=False,
+        ),
+    ] = None,
+    concurrent: Annotated[
+        int,
+        typer.Option(
+            "--max-concurrent", "--max-running-requests", help="Requests decoded at a time.", rich_help_panel=LIMITS
+        ),
+    ] = 64,
+    queue: Annotated[
+        int,
+        typer.Option(
+            "--max-queue",
+            help="Requests that may wait; more get 429.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 256,
+    body: Annotated[
+        int,
+        typer.Option(
+            "--max-body-bytes",
+            help="Largest request body in bytes.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 4 << 20,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--request-seconds",
+            help="Longest time for one request.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 600.0,
+    shutdown: Annotated[
+        float,
+        typer.Option("--shutdown-seconds", help="How long requests may run on after SIGTERM.", rich_help_panel=LIMITS),
+    ] = 30.0,
+    cached: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens-cached",
+            help="Rows of key/value memory over all requests.",
+            rich_help_panel=LIMITS,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Serve a model over HTTP, for OpenAI's clients. Decoding flags are defaults for requests that do not choose."""
+    if tp != 1:
+        raise ValueError(f"--tp {tp}: this version runs a model on one device; leave --tp out or set it to 1")
+    if trust_remote_code:
+        err.print("--trust-remote-code: not needed; no code from a checkpoint is ever run here", style="dim")
+    from unmask.server import Settings, create_app
+    from unmask.server.auth import read_keys
+    from unmask.server.logs import set_up
+    from unmask.server.run import LOOPBACK, Server, take_socket
+
+    set_up(log_format)
+    settings = Settings(
+        names=tuple(name or ()),
+        defaults=options,
+        api_keys=read_keys(api_key_file, os.environ),
+        max_context=context,
+        max_queue=queue,
+        body_bytes=body,
+        request_seconds=seconds,
+        shutdown_seconds=shutdown,
+    )
+    taken = take_socket(host, port)  # before the model is loaded: a taken port should not cost a minute
+    with taken:
+        lm = load_model(model, max_live=concurrent, max_tokens_cached=cached, **loading)
+        app = create_app(lm, settings)
+        if host not in LOOPBACK and not settings.api_keys:
+            err.print(f"anyone who reaches {host} may use this server: it asks for no API key", style="yellow")
+        Server(app, ready=lambda: err.print(greeting(app, taken.getsockname()), soft_wrap=True)).run(sockets=[taken])
+
+
+def greeting(app: FastAPI, address: tuple[Any, ...]) -> str:
+    service = app.state.service
+    host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+    card = service.model_card(service.names[0])
+    return (
+        f"Serving {', '.join(service.names)} at http://{host}:{address[1]}/v1"
+        f" (mode {card['capabilities']['default_mode']}, {card['capabilities']['exactness']}). Ctrl-C stops."
+    )
