@@ -57,7 +57,8 @@ def parsed(words: list[str]) -> tuple[dict[str, Any], TrainConfig]:
     assert words[0] == "convert"
     flags = group.commands["convert"].make_context("convert", words[1:]).params
     names = ("recipe", "method", "stage", "steps", "minutes", "block_size")
-    return flags, settings_of(*(flags[name] for name in names), flags["settings"] or [])  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {name: flags[name] for name in names}
+    return flags, settings_of(**chosen, changes=flags["settings"] or [])
 
 
 def test_all_scripts_are_known() -> None:

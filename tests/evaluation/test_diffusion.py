@@ -113,9 +113,7 @@ def test_a_drafter_of_a_joint_model(base: Path, adapter: Path, text: str) -> Non
     assert found["nelbo"] != both["nelbo"]
 
 
-def test_the_command(
-    base: Path, adapter: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(base: Path, adapter: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "found.json"
     arguments = ["eval", str(base), "--adapter", str(adapter), "--data", text, *SHORT]
     assert run([*arguments, "--json", "--out", str(file)]) == 0

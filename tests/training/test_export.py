@@ -13,13 +13,13 @@ import transformers
 from torch import Tensor
 
 from tests.text.vocabularies import byte_level_core
+from unmask.model.card import CARD, read_card
 from unmask.model.checkpoint import Checkpoint, load_into, open_checkpoint
 from unmask.model.decoder import Batch, Decoder
 from unmask.model.families import NLD
 from unmask.model.gguf import read_metadata
 from unmask.model.peft import AdapterWeights, read_adapter
 from unmask.text import Tokenizer
-from unmask.model.card import CARD, read_card
 from unmask.training.export import export_adapter, export_model, whole_folder
 from unmask.types import Traits
 

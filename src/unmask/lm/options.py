@@ -173,7 +173,9 @@ def method_of(options: Options, traits: Traits) -> tuple[str, Diffusion | Specul
         return mode, Diffusion(**{"block_size": traits.block_size, **given})
     strategy = "auto" if mode == "auto" else options.spec_variant or DEFAULT_VARIANT
     longest = LONGEST_DEFAULT_DRAFT.get(strategy, LONGEST_OTHER_DRAFT)
-    return strategy, Speculation(**{"draft_block_size": min(traits.draft_block_size or traits.block_size, longest), **given})
+    return strategy, Speculation(
+        **{"draft_block_size": min(traits.draft_block_size or traits.block_size, longest), **given}
+    )
 
 
 def applies(name: str, mode: str) -> bool:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmask.model.attention import fold, unfold
+from unmask.training.dense import attend_dense
 from unmask.training.layout import Bools, Doubled
 
 # Noisy rows of one call: more make fewer calls, but more pairs that are masked anyway.
@@ -75,14 +76,6 @@ class Dense:
     def noisy(self, q_NHK: Tensor, clean: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> Tensor:
         k, v = torch.cat((clean[0], own[0])), torch.cat((clean[1], own[1]))
         return attend_dense(q_NHK, k, v, self.noisy_mask)
-
-
-def attend_dense(q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, mask: Bools) -> Tensor:
-    share = q_THK.shape[1] // k_SGK.shape[1]
-    k, v = k_SGK.repeat_interleave(share, dim=1), v_SGK.repeat_interleave(share, dim=1)
-    scores = torch.einsum("qhk,shk->hqs", q_THK, k) / math.sqrt(q_THK.shape[2])
-    hidden = torch.from_numpy(~mask).to(scores.device)
-    return torch.einsum("hqs,shk->qhk", scores.masked_fill(hidden, -math.inf).softmax(dim=-1), v)
 
 
 @dataclass(frozen=True)

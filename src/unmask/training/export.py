@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unmask.config import ModelConfig
+from unmask.model.card import write_card
 from unmask.model.checkpoint import Checkpoint
 from unmask.model.decoder import Decoder
 from unmask.model.families import HEAD, NLD, tensor_shapes
 from unmask.model.gguf import read_metadata
 from unmask.model.peft import MASK_EMBEDDING, AdapterWeights
 from unmask.text import Tokenizer
-from unmask.model.card import write_card
 from unmask.training.hf_config import target_family, to_hf
 from unmask.types import Traits
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask, flex_attention
 
-from unmask.training.attention import attend_dense
+from unmask.training.dense import attend_dense
 from unmask.training.layout import Doubled, Longs
 
 BUCKET = 1024  # rows are padded to a multiple of this on CUDA

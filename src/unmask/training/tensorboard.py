@@ -27,7 +27,7 @@ class Board:
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(self.folder), purge_step=step)  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(str(self.folder), purge_step=step)
         for name, value in scalars(figures).items():
             self.writer.add_scalar(name, value, step)
 
