@@ -55,7 +55,11 @@ def filled(text: str) -> str:
     """README text with every part made anew."""
     for name, part in PARTS.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
-        text, count = pattern.subn(lambda match, part=part: f"{match[1]}{part()}\n{match[2]}", text)  # type: ignore[misc]
+        try:
+            made = part()
+        except FileNotFoundError as error:
+            made = f"Not measured yet: there is no {Path(error.filename).name}."
+        text, count = pattern.subn(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)  # type: ignore[misc]
         if count != 1:
             raise SystemExit(f"README.md: expected the part {name} once, found it {count} times")
     return text
