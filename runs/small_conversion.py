@@ -140,6 +140,7 @@ def variants(steps: int) -> dict[str, TrainConfig]:
         "alpha 1.0": joint_settings(steps, loss=replace(loss, alpha=1.0)),
         "uniform": joint_settings(steps, noise=replace(noise, law="uniform")),
         "linear (article)": joint_settings(steps, noise=article, blocks=Blocks(BLOCK, full_share=0.0)),
+        "noisy context": joint_settings(steps, context="noisy"),
     }
 
 

@@ -1,6 +1,7 @@
-"""Fill the measured parts of README.md from benchmarks/results/, so that no number in it was typed by hand.
+"""Fill the measured parts of README.md and docs/ from benchmarks/results/, so that no number there was typed by hand.
 
-Usage: python scripts/readme.py [--check]. A part stands between <!-- name --> and <!-- /name -->.
+Usage: python scripts/readme.py [--check]. A part stands between <!-- name --> and <!-- /name -->; one whose results are
+not there says so. Pictures are made by scripts/plots.py.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+BEFORE, CONTROL = "AR only", "more AR (control)"  # rows of small_conversion.json
+CHANGE_ALLOWED = 0.03  # of AR perplexity (issue 3)
 
 
 def demo() -> str:
@@ -44,33 +48,92 @@ def times() -> str:
     )
 
 
-PARTS: dict[str, Callable[[], str]] = {
-    "demo": demo,
-    "against_transformers": against_transformers,
-    "times": times,
+def small_conversion() -> str:
+    found = json.loads((RESULTS / "small_conversion.json").read_text(encoding="utf-8"))
+    rows: dict[str, Any] = found["rows"]
+    before, control = (rows[name]["ar_ppl"] if name in rows else None for name in (BEFORE, CONTROL))
+    buckets = [bucket for bucket, _, _ in rows[BEFORE]["accuracy_by_ratio"]]
+    heads = ["", "AR perplexity", "against before", "against the control", "NELBO, nats per token"]
+    heads += [f"masked accuracy, {bucket if isinstance(bucket, str) else f'up to {bucket:g}'}" for bucket in buckets]
+    lines = [table_row([*heads, "tokens per round"]), "|" + "---|" * (len(heads) + 1)]
+    for name, row in rows.items():
+        changes = ["" if name == BEFORE else percent(row["ar_ppl"], before)]
+        changes += ["" if name in (BEFORE, CONTROL) else percent(row["ar_ppl"], control)]
+        shares = [f"{share:.3f}" for _, share, _ in row["accuracy_by_ratio"]]
+        figures = [f"{row['ar_ppl']:.2f}", *changes, f"{row['nelbo']:.3f}", *shares, f"{row['tokens_per_round']:.2f}"]
+        lines.append(table_row([name, *figures]))
+    tokens = found["steps"] * found["tokens_per_step"] / 1e6
+    converted = {name: row["ar_ppl"] / (control or before) - 1 for name, row in rows.items()}
+    kept = [name for name, change in converted.items() if name not in (BEFORE, CONTROL) and change <= CHANGE_ALLOWED]
+    text = [
+        f"{found['what']}: {found['ar_minutes']:g} minutes of AR, then {found['steps']} steps"
+        f" ({tokens:.1f} million tokens) of each row, all measured on the same held-out files and masks."
+        f" The control is as many more steps of AR alone. At most {100 * CHANGE_ALLOWED:.0f} % above the control:"
+        f" {', '.join(kept) or 'none'}.",
+        "",
+        *lines,
+    ]
+    if (ROOT / "docs" / "images" / "small_conversion.png").exists():
+        text += ["", "![acceptance by slot and masked accuracy by ratio](images/small_conversion.png)"]
+    return "\n".join(text)
+
+
+def percent(value: float, of: float | None) -> str:
+    """By how much `value` is above `of`."""
+    return "" if of is None else f"{100 * (value / of - 1):+.1f} %"
+
+
+def table_row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def training_speed() -> str:
+    found = json.loads((RESULTS / "training_speed.json").read_text(encoding="utf-8"))
+    machine, versions = found["machine"], found["versions"]
+    lines = [
+        f"{found['what']}; {machine['processor']}, {machine['threads']} threads, torch {versions['torch']},"
+        f" transformers {versions['transformers']}.",
+        "",
+        table_row(["", "clean tokens/s", "against plain AR", "against plain doubled", "peak memory, MiB"]),
+        "|" + "---|" * 5,
+    ]
+    for row in found["rows"]:
+        speed = f"{row['speed']:.0f} ({row['low']:.0f} to {row['high']:.0f})"
+        ratios = [f"{row[key]:.2f}" for key in ("against_ar", "against_doubled")]
+        lines.append(table_row([row["peer"], speed, *ratios, f"{row['peak_mb']:.0f}"]))
+    return "\n".join(lines)
+
+
+# Page -> name of a part -> what makes it.
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"demo": demo, "against_transformers": against_transformers, "times": times},
+    "docs/training.md": {"small_conversion": small_conversion, "training_speed": training_speed},
 }
 
 
-def filled(text: str) -> str:
-    """README text with every part made anew."""
-    for name, part in PARTS.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
+def filled(page: str) -> str:
+    """The text of a page (a path from the root) with every part made anew."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, part in PARTS[page].items():
         try:
             made = part()
         except FileNotFoundError as error:
             made = f"Not measured yet: there is no {Path(error.filename).name}."
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
         text, count = pattern.subn(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)  # type: ignore[misc]
         if count != 1:
-            raise SystemExit(f"README.md: expected the part {name} once, found it {count} times")
+            raise SystemExit(f"{page}: expected the part {name} once, found it {count} times")
     return text
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    now = path.read_text(encoding="utf-8")
-    if "--check" in sys.argv:
-        sys.exit(0 if filled(now) == now else "README.md is stale: run  python scripts/readme.py")
-    path.write_text(filled(now), encoding="utf-8")
+    for page in PARTS:
+        made = filled(page)
+        if "--check" in sys.argv:
+            if made != (ROOT / page).read_text(encoding="utf-8"):
+                sys.exit(f"{page} is stale: run  python scripts/readme.py")
+        else:
+            (ROOT / page).write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.readme import filled
+from scripts.readme import PARTS, filled
 from unmask.cli import run
 
 ROOT = Path(__file__).parent.parent
@@ -27,9 +27,15 @@ def commands() -> list[list[str]]:
     return [line[1:] for line in words]
 
 
-def test_readme_is_made_from_results() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert filled(text) == text, "run  python scripts/readme.py"
+@pytest.mark.parametrize("page", PARTS)
+def test_numbers_are_those_of_results(page: str) -> None:
+    assert filled(page) == (ROOT / page).read_text(encoding="utf-8"), "run  python scripts/readme.py"
+
+
+def test_what_is_not_measured_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("scripts.readme.RESULTS", tmp_path)
+    for page, parts in PARTS.items():
+        assert filled(page).count("Not measured yet: there is no ") == len(parts)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -91,7 +91,8 @@ def evaluate(
         "suite": "diffusion",
         "model": lm.name,
         "traits": asdict(lm.traits),
-        "settings": {"data": list(sources), "noise_seed": SEED, "dtype": dtype_of(lm), **asdict(settings)},
+        "settings": {"data": list(sources), "noise_seed": SEED, **asdict(settings)}
+        | {"dtype": dtype_of(lm), "exactness": lm.engine.config.exactness},
         "samples": len(samples),
         "tokens": int(sum((sample.document >= 0).sum() for sample in samples)),
         "figures": figures,
@@ -177,7 +178,7 @@ def generations(
     lm: LM, prompts: Sequence[Sequence[int]], settings: Settings, progress: Progress
 ) -> Iterator[dict[str, Any]]:
     """Per mode, over all prompts, greedily and one at a time: tokens per forward after prefill (every forward counted),
-    tokens per round (None where there are none), tokens a second of decoding, and the share of prompts that
+    tokens per round (None where there are none), tokens a second with the prefill in it, and the share of prompts that
     got the very ids of AR (which lossless modes owe up to rounding; fastdiffuser does not)."""
     own = list[Generation]()
     for name, options in MODES.items() if prompts else ():
@@ -189,14 +190,14 @@ def generations(
         stats = [generation.stats for generation in done]
         later = sum(one.tokens - one.prefill_tokens for one in stats)
         nfe, rounds = sum(one.nfe for one in stats), sum(one.rounds for one in stats)
-        seconds = sum(one.seconds - one.first_token_seconds for one in stats)
+        tokens, seconds = sum(one.tokens for one in stats), sum(one.seconds for one in stats)
         same = sum(a.token_ids == b.token_ids for a, b in zip(own, done, strict=True))
         yield {
             "mode": name,
-            "tokens": sum(one.tokens for one in stats),
+            "tokens": tokens,
             "nfe": nfe,
             "tpf": later / nfe if nfe else 0.0,
             "acceptance_length": later / rounds if rounds else None,
-            "tokens_per_second": later / seconds if seconds > 0 else 0.0,
+            "tokens_per_second": tokens / seconds if seconds > 0 else 0.0,
             "same_as_ar": same / len(prompts),
         }

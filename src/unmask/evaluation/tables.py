@@ -15,7 +15,7 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     figures = found["figures"]
     yield likelihoods(found)
     yield shares("masked-token accuracy by mask ratio", "up to", figures["accuracy_by_ratio"])
-    places = [[place, value] for place, value in enumerate(figures["accuracy_by_position"])]
+    places = [[place, value] for place, value in enumerate(figures["accuracy_by_position"], 1)]
     yield shares("masked-token accuracy by place in the block", "place", places)
     slots = [[slot, value] for slot, value in enumerate(figures["acceptance"], 1)]
     table = shares("acceptance: a draft's slot holds AR's token", "slot", slots)

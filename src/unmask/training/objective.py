@@ -18,6 +18,7 @@ from unmask.training.loss import (
     edges_of,
     exact,
     label_loss,
+    likeliest,
     lk_loss,
     teacher_loss,
     up_to_first_error,
@@ -158,7 +159,7 @@ def noisy_loss(
             if part.soft:
                 with torch.no_grad():
                     teacher = ban(decoder.logits(hidden.clean[part.before[first:last]]), mask_id)
-                    best = teacher.argmax(dim=-1) if settings.first_error else label
+                    best = likeliest(teacher) if settings.first_error else label
                 if settings.lk:
                     values = lk_loss(logits, teacher, settings.lk_eta, settings.lk_temperature, settings.lk_top_k)
                 else:
@@ -167,7 +168,7 @@ def noisy_loss(
                 values = values + label_loss(logits, label)
             draft = part.draft[first:last]
             if settings.first_error:
-                counts = up_to_first_error(logits.detach().argmax(dim=-1) == best, part.block[first:last])
+                counts = up_to_first_error(likeliest(logits.detach()) == best, part.block[first:last])
                 weight = torch.where(counts | (draft == 0), weight, torch.zeros_like(weight))
             weighted = weight * values
             by_kind = torch.stack([weighted * draft, weight * draft, weighted * (1 - draft), weight * (1 - draft)])
