@@ -17,7 +17,7 @@ demo: $(VENV)/.base  ## install what is needed and see a model unmask text
 
 # Tensors in tests are tiny: one thread and several processes are much quicker than several threads.
 test: check  ## lint, types and every test (ARGS="-k draft" goes to pytest)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev  ## lint and types
 	@$(BIN)/python -m ruff check

@@ -1,6 +1,8 @@
-"""Twenty prompts of three kinds, as ids: code to continue, text to continue, chats to answer."""
+"""Twenty prompts of three kinds (code and text to continue, chats to answer), and what each mode writes after them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from unmask import LM
 from unmask.types import Ids
@@ -34,3 +36,19 @@ CHATS = [
 def prompts(lm: LM) -> list[Ids]:
     """The ids of all twenty."""
     return [lm.encode(text) for text in PLAIN] + [lm.encode_chat([{"role": "user", "content": text}]) for text in CHATS]
+
+
+TOKENS = 64
+# Small drafts: this test is about equality, and rows cost time.
+WAYS: dict[str, dict[str, Any]] = {
+    "linearspec": {"mode": "self-speculation", "spec_variant": "linearspec", "draft_block_size": 4},
+    "quadspec": {"mode": "self-speculation", "spec_variant": "quadspec", "draft_block_size": 3},
+    "adaptivespec": {"mode": "self-speculation", "spec_variant": "adaptivespec", "draft_block_size": 8},
+}
+
+
+def written(lm: LM, **options: Any) -> list[Ids]:
+    found = lm.generate_all(prompts(lm), max_tokens=TOKENS, **options)
+    lm.engine.check()
+    assert lm.engine.pages.in_use == 0
+    return [generation.token_ids for generation in found]
