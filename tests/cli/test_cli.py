@@ -136,6 +136,8 @@ def test_chat_keeps_history_and_changes_mode(
         (["generate", "x", "-n", "400", "TINY"], "exceed the context of 256 tokens"),
         (["generate", "", "TINY"], "prompt must be at least one token long"),
         (["generate", "x", "--dtype", "int3", "TINY"], "dtype must be one of"),
+        (["generate", "x", "--logprobs", "2", "TINY"], "--logprobs is part of the JSON: add --json"),
+        (["generate", "x", "y", "--watch", "TINY"], "--watch shows one text as it is made"),
         (["demo", "-n", "0", "TINY"], "max_tokens must be at least 1"),
     ],
 )

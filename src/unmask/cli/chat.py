@@ -112,7 +112,7 @@ class Conversation:
             return
         self.messages = [*messages, {"role": "assistant", "content": generation.text}]
         if sys.stdin.isatty():
-            err.print(summary(generation), style="dim")
+            err.print(summary(generation), style="dim", soft_wrap=True)
 
 
 def value_of(text: str) -> Any:

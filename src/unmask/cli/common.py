@@ -37,7 +37,9 @@ def pull_with_progress(name: str) -> str:
     if all(model.name != name or model.present for model in store.models()):
         return str(store.pull(name))  # nothing to show: it is there, or there is no such model
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as progress:
+    with Progress(
+        *columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal
+    ) as progress:
         task = progress.add_task(f"Pulling {name}", total=None)
         return str(store.pull(name, lambda done, total: progress.update(task, completed=done, total=total)))
 

@@ -36,6 +36,10 @@ def generate(
     stats: Annotated[bool, typer.Option("--stats", help="One line of numbers after each text.")] = False,
 ) -> None:
     """Continue a prompt."""
+    if logprobs is not None and not as_objects:
+        raise ValueError("--logprobs is part of the JSON: add --json")
+    if watch and (as_objects or len(prompts) > 1):
+        raise ValueError("--watch shows one text as it is made: give one prompt, and no --json")
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
     lm = load_model(model, **loading)
     ids = [prompt_ids(lm, text, chat or system is not None, system) for text in texts]
@@ -47,11 +51,11 @@ def generate(
                 out.print(generation.text, markup=False)
                 out.rule()
             if stats:
-                err.print(summary(generation))
+                err.print(summary(generation), soft_wrap=True)
         return
     generation = watch_one(lm, ids[0], options) if watch else print_one(lm, ids[0], options)
     if stats:
-        err.print(summary(generation))
+        err.print(summary(generation), soft_wrap=True)
 
 
 def prompt_ids(lm: LM, text: str, chat: bool, system: str | None) -> Ids:

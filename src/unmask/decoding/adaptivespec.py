@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 
-from unmask.decoding.common import prefill, settle
-from unmask.decoding.quadspec import Layout, accepted_run, layout_of, plan_of, settings_of, settle_layout
+from unmask.decoding.common import prefill, settle, speculation
+from unmask.decoding.quadspec import Layout, accepted_run, layout_of, plan_of, settle_layout
 from unmask.types import Outcome, Plan, Request, Rows, Speculation, State
 
 CONFIDENCE_BINS = 8
@@ -26,7 +26,7 @@ MASK_CHOICES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 def start(request: Request) -> State:
     """memory: first `CONFIDENCE_BINS` counts by draft confidence, then one count per draft slot."""
-    slots = settings_of(State(request)).draft_block_size
+    slots = speculation(State(request)).draft_block_size
     return State(request, memory=((0.0, 0.0),) * (CONFIDENCE_BINS + slots))
 
 
@@ -63,7 +63,7 @@ def estimate(count: tuple[float, float], prior: float) -> float:
 
 def slot_profile(state: State) -> list[float]:
     """Estimated acceptance of draft slot 1, 2, ... given that all before it were accepted."""
-    settings = settings_of(state)
+    settings = speculation(state)
     prior = settings.profile or (DEFAULT_ACCEPTANCE,)
     counts = state.memory[CONFIDENCE_BINS:]
     return [estimate(count, prior[min(i, len(prior) - 1)]) for i, count in enumerate(counts)]
@@ -94,7 +94,7 @@ def layout(state: State) -> Layout:
     A token is worth the AR rate: one price unit. A group is worth the tokens its draft is expected to add next time,
     less the price of verifying them then.
     """
-    settings, room = settings_of(state), state.remaining - 1
+    settings, room = speculation(state), state.remaining - 1
     profile = slot_profile(state)
     base = len(state.ids) - state.kept
     lead = 0 if state.request.traits.seed == "causal" else 1
@@ -141,7 +141,7 @@ def with_alternatives(
     lead: int,
 ) -> Layout:
     """Add second-best tokens, the likeliest to be wanted first, while each is worth its row (and its group's rows)."""
-    settings, base = settings_of(state), len(state.ids) - state.kept
+    settings, base = speculation(state), len(state.ids) - state.kept
     rows = base + chosen.verify + len(chosen.groups) * (lead + chosen.masks)
     gain = dict(gains).get(chosen.masks, 0.0)
     # Given a rejection, the runner-up is right about as often as its share of what the draft left over.

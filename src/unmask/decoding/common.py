@@ -20,6 +20,7 @@ from unmask.types import (
     Row,
     Rows,
     Span,
+    Speculation,
     State,
     Token,
     Traits,
@@ -106,6 +107,11 @@ def mask_id(traits: Traits) -> int:
     if traits.mask_id is None:
         raise ValueError("this model has no mask token, so it decodes in mode 'ar' only; name one with mask_id=...")
     return traits.mask_id
+
+
+def speculation(state: State) -> Speculation:
+    """The settings of a self-speculative request; the defaults where it has none."""
+    return state.request.settings if isinstance(state.request.settings, Speculation) else Speculation()
 
 
 def token_of(row: Row, step: int, confidence: float | None = None) -> Token:

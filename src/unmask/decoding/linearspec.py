@@ -17,11 +17,12 @@ from unmask.decoding.common import (
     prefill,
     read_causal,
     settle,
+    speculation,
     step_of,
     token_of,
 )
 from unmask.decoding.fastdiffuser import choose
-from unmask.types import Diffusion, Frame, Outcome, Plan, Read, Request, Rows, Slot, SlotState, Span, Speculation, State
+from unmask.types import Diffusion, Frame, Outcome, Plan, Read, Request, Rows, Slot, SlotState, Span, State
 
 MASKED, TENTATIVE = SlotState.MASKED, SlotState.TENTATIVE
 
@@ -30,22 +31,18 @@ def start(request: Request) -> State:
     return State(request)
 
 
-def settings_of(state: State) -> Speculation:
-    return state.request.settings if isinstance(state.request.settings, Speculation) else Speculation()
-
-
 def drafting(state: State) -> bool:
     """Whether the next forward is a draft: a seed is out, more tokens fit, and slots are still masked."""
     if not state.output or state.kept < len(state.request.prompt):
         return False
     if state.block:
         return any(slot.state is MASKED for slot in state.block)
-    return min(settings_of(state).draft_block_size, state.remaining) > 1
+    return min(speculation(state).draft_block_size, state.remaining) > 1
 
 
 def open_draft(state: State) -> tuple[Slot, ...]:
     """The slots after the seed: as many as a round may still emit beside the verifier's own token."""
-    length = min(settings_of(state).draft_block_size, state.remaining) - 1
+    length = min(speculation(state).draft_block_size, state.remaining) - 1
     return state.block or (Slot(mask_id(state.request.traits), MASKED),) * length
 
 
@@ -74,7 +71,7 @@ def draft_plan(state: State) -> Plan:
         masked=span.masked[:lead] + tuple(slot.state is MASKED for slot in slots),
     )
     masked = [i for i, slot in enumerate(slots) if slot.state is MASKED]
-    detail = settings_of(state).draft_threshold > 0 or state.request.watch
+    detail = speculation(state).draft_threshold > 0 or state.request.watch
     read = Read(len(causal), group_rows(traits, masked), shift=int(traits.shift), detail=detail, bans_mask=True)
     return make_plan(state, (*causal, span), (read,))
 
@@ -93,7 +90,7 @@ def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
 
 
 def consume_draft(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
-    slots, threshold, step = list(open_draft(state)), settings_of(state).draft_threshold, step_of(state)
+    slots, threshold, step = list(open_draft(state)), speculation(state).draft_threshold, step_of(state)
     candidates = list(zip((i for i, slot in enumerate(slots) if slot.state is MASKED), rows, strict=True))
     chosen = [i for i, _ in candidates]
     if threshold > 0:

@@ -16,10 +16,11 @@ from unmask.decoding.common import (
     read_causal,
     read_group,
     settle,
+    speculation,
     step_of,
     token_of,
 )
-from unmask.types import Draft, Frame, Outcome, Plan, Request, Rows, Slot, SlotState, Span, Speculation, State
+from unmask.types import Draft, Frame, Outcome, Plan, Request, Rows, Slot, SlotState, Span, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,10 @@ def start(request: Request) -> State:
     return State(request)
 
 
-def settings_of(state: State) -> Speculation:
-    return state.request.settings if isinstance(state.request.settings, Speculation) else Speculation()
-
-
 def layout(state: State) -> Layout:
     """Every acceptance gets its group. Drafts end where the request ends."""
     verify = min(len(state.draft), state.remaining - 1)
-    masks = min(settings_of(state).draft_block_size, state.remaining - 1)
+    masks = min(speculation(state).draft_block_size, state.remaining - 1)
     return Layout(verify, masks, tuple(range(verify + 1)) if masks > 1 else ())
 
 

@@ -17,7 +17,6 @@ from unmask.model.adapter import attach
 from unmask.model.card import read_card
 from unmask.model.checkpoint import AdapterWeights, Checkpoint, load_into, open_checkpoint, read_adapter
 from unmask.model.decoder import Decoder
-from unmask.model.gguf import read_metadata
 from unmask.text import Tokenizer
 from unmask.types import Traits
 
@@ -63,7 +62,7 @@ def load(
     pages = -(-rows // config.page_size)
     limits = Limits(checkpoint.config.vocab_size, checkpoint.config.max_position, tuple(adapters))
     engine = Engine(Runner(decoder, config, pages), pages, config, limits)
-    return Parts(str(name), checkpoint, traits, decoder, tokenizer_of(checkpoint), engine)
+    return Parts(str(name), checkpoint, traits, decoder, checkpoint.tokenizer(), engine)
 
 
 def with_adapter(
@@ -94,12 +93,6 @@ def shipped_adapter(checkpoint: Checkpoint) -> Path | None:
     name = store.known_name(checkpoint.source) if checkpoint.kind == "gguf" else None
     folder = Path(__file__).parent.parent / "adapters" / str(name)
     return folder if name is not None and folder.is_dir() else None
-
-
-def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
-    if checkpoint.kind == "gguf":
-        return Tokenizer.from_gguf(read_metadata(checkpoint.source))
-    return Tokenizer.from_file(checkpoint.source)
 
 
 def with_mask(traits: Traits, mask_id: int | None, vocab_size: int) -> Traits:

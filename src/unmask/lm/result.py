@@ -39,7 +39,7 @@ class Numbers:
 
     @property
     def acceptance_length(self) -> float | None:
-        """Tokens per draft + verify round, the verifier's own token included; None where nothing is verified."""
+        """Tokens per verify step, the verifier's own included: 1 for AR; None for fastdiffuser."""
         return (self.tokens - self.prefill_tokens) / self.rounds if self.rounds else None
 
     @property

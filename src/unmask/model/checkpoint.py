@@ -20,6 +20,7 @@ from unmask.model.families import EMBEDDING, HEAD
 from unmask.model.files import FLOATS, opened, read_json
 from unmask.model.gguf_header import read_header
 from unmask.model.peft import AdapterWeights, read_adapter
+from unmask.text import Tokenizer
 from unmask.types import Traits
 
 __all__ = ["AdapterWeights", "Checkpoint", "load_into", "open_checkpoint", "read_adapter", "verify"]
@@ -58,6 +59,12 @@ class Checkpoint:
                 for theirs in tensors.offset_keys():
                     if name := families.canonical_name(self.model_type, theirs):
                         yield name, tensors.get_tensor(theirs)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that lies with the weights. Raises ValueError where there is none that can be read."""
+        if self.kind == "gguf":
+            return Tokenizer.from_gguf(gguf.read_metadata(self.source))
+        return Tokenizer.from_file(self.source)
 
     def adapter(self, name: str) -> AdapterWeights:
         """The adapter in the sub-folder `name`; ValueError where there is none, or `read_adapter` refuses it."""

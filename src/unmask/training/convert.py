@@ -15,8 +15,6 @@ import torch.distributed as dist
 from unmask.model import store
 from unmask.model.checkpoint import Checkpoint, load_into, open_checkpoint
 from unmask.model.decoder import Decoder
-from unmask.model.gguf import read_metadata
-from unmask.text import Tokenizer
 from unmask.training.export import export_adapter, export_model
 from unmask.training.log import read
 from unmask.training.loop import Progress, Report, Trainer
@@ -63,7 +61,7 @@ def convert(
         checkpoint = open_checkpoint(store.resolve(what.model))
         mask_id = mask_of(checkpoint, what.mask_id)
         decoder = load(checkpoint, what.config)
-        tokenizer = tokenizer_of(checkpoint)
+        tokenizer = checkpoint.tokenizer()
         cache = store.home() / "corpora" / "tokens"
         stream = open_stream(what.data, tokenizer, what.config.length, what.config.seed, cache=cache)
         samples = held_out(what.data, tokenizer, what.config.length, what.held)
@@ -139,12 +137,6 @@ def load(checkpoint: Checkpoint, config: TrainConfig) -> Decoder:
         decoder = Decoder(checkpoint.config)
     load_into(decoder, checkpoint, dtype=dtype, device=device)
     return decoder
-
-
-def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
-    if checkpoint.kind == "gguf":
-        return Tokenizer.from_gguf(read_metadata(checkpoint.source))
-    return Tokenizer.from_file(checkpoint.source)
 
 
 @contextmanager
