@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from unmask.evaluation.pictures import quality_over_speed
+
 ROOT = Path(__file__).parent.parent
 RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 
@@ -34,9 +36,12 @@ def small_conversion(found: dict[str, Any]) -> Figure:
 
 
 def main() -> None:
-    found = json.loads((RESULTS / "small_conversion.json").read_text(encoding="utf-8"))
     IMAGES.mkdir(parents=True, exist_ok=True)
-    small_conversion(found).savefig(IMAGES / "small_conversion.png", dpi=110)
+    for name, draw in (("small_conversion", small_conversion), ("starter", quality_over_speed)):
+        if (file := RESULTS / f"{name}.json").exists():
+            figure = draw(json.loads(file.read_text(encoding="utf-8")))
+            if figure is not None:
+                figure.savefig(IMAGES / f"{name}.png", dpi=110)
 
 
 if __name__ == "__main__":

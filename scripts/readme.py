@@ -104,10 +104,94 @@ def training_speed() -> str:
     return "\n".join(lines)
 
 
+MEASURES = {
+    "acceptance_length": "tokens per draft+verify round",
+    "tpf": "tokens per forward",
+    "same_as_ar": "ids equal to AR",
+}
+
+
+def starter() -> str:
+    """The table of issue 4, then every way of every kind, then fastdiffuser by threshold."""
+    found = json.loads((RESULTS / "starter.json").read_text(encoding="utf-8"))
+    kinds, settings, machine = found["kinds"], found["settings"], found["machine"]
+    adapter = found["adapter"]
+    text = [
+        f"{found['model']}, {found['dtype']}, {found['exactness']},"
+        f" {'adapter ' + adapter['name'] if adapter else 'no adapter'}; {settings['limit']} prompts of each kind, seed"
+        f" {settings['seed']}, at most {settings['max_tokens']} tokens; {machine['processor']}, {machine['threads']}"
+        f" threads, torch {found['versions']['torch']}; {found['date']}. Made by `{found['command']}`.",
+        "",
+    ]
+    asked = dict[tuple[str, str], dict[str, dict[str, Any]]]()
+    for row in found["targets"]:
+        asked.setdefault((row["measure"], row["way"]), {})[row["kind"]] = row
+    names = list(dict.fromkeys(row["kind"] for row in found["targets"]))
+    text += [table_row(["found (at least)", *names]), "|" + "---|" * (len(names) + 1)]
+    for (measure, way), row in asked.items():
+        cells = [f"{figure(measure, row[k]['found'])} ({figure(measure, row[k]['target'])})" for k in names]
+        text.append(table_row([f"{MEASURES[measure]}, {way}", *cells]))
+    text += ["", *ways_table(kinds, ("acceptance_length", "tpf", "tokens_per_second", "same_as_ar"), diffusers=False)]
+    text += ["", *ways_table(kinds, ("tpf", "agreement", "log_likelihood", "repeated"), diffusers=True)]
+    if (ROOT / "docs" / "images" / "starter.png").exists():
+        text += ["", "![quality of fastdiffuser over tokens per forward](images/starter.png)"]
+    return "\n".join(text)
+
+
+def ways_table(kinds: dict[str, Any], measures: tuple[str, ...], *, diffusers: bool) -> list[str]:
+    """Total over total with its interval, a row per kind and way; empty where no such way was run."""
+    lines = list[str]()
+    for kind, ways in kinds.items():
+        if all(way == "ar" or way.startswith("fastdiffuser") != diffusers for way in ways):
+            continue
+        for way, numbers in ways.items():
+            if way == "ar" or way.startswith("fastdiffuser") == diffusers:
+                cells = [interval(measure, numbers.get(measure)) for measure in measures]
+                lines.append(table_row([kind, way, *cells]))
+    heads = ["kind", "way", *(measure.replace("_", " ").replace("ar", "AR") for measure in measures)]
+    return [table_row(heads), "|" + "---|" * len(heads), *lines] if lines else []
+
+
+def figure(measure: str, value: float) -> str:
+    shares = ("same_as_ar", "agreement", "repeated", "passed")
+    return f"{100 * value:.1f} %" if measure in shares else f"{value:.2f}"
+
+
+def interval(measure: str, number: dict[str, Any] | None) -> str:
+    if number is None:
+        return ""
+    value, low, high = (figure(measure, number[key]) for key in ("value", "low", "high"))
+    return value if low == high else f"{value} ({low} to {high})"
+
+
+def humaneval() -> str:
+    """A row per run, of the files humaneval-*.json."""
+    files = sorted(RESULTS.glob("humaneval-*.json"))
+    if not files:
+        raise FileNotFoundError(2, "nothing measured", "humaneval-*.json")
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    measures = ("passed", "tpf", "tokens_per_second")
+    heads = ["model", "adapter", "strategy", "threshold", "tasks", "pass@1", "tokens per forward", "tokens/s"]
+    lines = [table_row(heads), "|" + "---|" * len(heads)]
+    for found in runs:
+        decoding, adapter = found["decoding"], found["adapter"]
+        threshold = (decoding["settings"] or {}).get("confidence_threshold", "")
+        cells = [
+            found["model"],
+            adapter["name"] if adapter else "",
+            decoding["strategy"],
+            str(threshold),
+            str(found["tasks"]),
+        ]
+        lines.append(table_row(cells + [interval(measure, found["results"].get(measure)) for measure in measures]))
+    return "\n".join(lines)
+
+
 # Page -> name of a part -> what makes it.
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": demo, "against_transformers": against_transformers, "times": times},
     "docs/training.md": {"small_conversion": small_conversion, "training_speed": training_speed},
+    "docs/evaluation.md": {"starter": starter, "humaneval": humaneval},
 }
 
 

@@ -29,11 +29,11 @@ LINES = [
     ["quantization"],
     ["decoding", "constraints", "text"],
     ["visibility"],
-    ["types", "config"],
+    ["types", "config", "sandbox"],
 ]
 LINE_OF = {room: number for number, line in enumerate(LINES) for room in line}
 MAY_USE_TORCH = {"model", "engine", "training", "quantization", "bench", "lm"}
-STANDARD_LIBRARY_ONLY = {"types", "config", "decoding"}  # so every decoding rule is tested in milliseconds
+STANDARD_LIBRARY_ONLY = {"types", "config", "decoding", "sandbox"}  # so every decoding rule is tested in milliseconds
 LONGEST_FILE = 350
 
 

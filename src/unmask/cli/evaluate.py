@@ -1,87 +1,163 @@
-"""`unmask eval`: what a model can do, as tables or as JSON."""
+"""`unmask eval`: what a model can do, as tables or as JSON; two results side by side."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from unmask.cli.common import DEFAULT_MODEL, err, load_model, out
 from unmask.cli.convert import make_starter_corpus
-from unmask.cli.flags import AdapterFolder, Device, Dtype, Exactness, MaskId
+from unmask.cli.flags import DECODING, LOADING, flag, with_flags
+
+if TYPE_CHECKING:
+    from unmask.evaluation.suite import Suite
+
+ROWS_CACHED = 4096  # of key/value memory: one request at a time
+DIFFUSION, STARTER, HUMANEVAL = "Suite diffusion", "Suite starter", "Suite humaneval"
+BOTH = "Suites starter and humaneval"
+# Field of a suite's settings -> flag; those of decoding are shared (`max_tokens`, `seed`, `draft_block_size`).
+SETTINGS: dict[str, Any] = {
+    "limit": flag(int, BOTH, "Only the first so many prompts of each kind, or tasks.", "--limit"),
+    "data": flag(
+        list[str], DIFFUSION, "Held-out text, as for convert; starter if not given. May be repeated.", "--data"
+    ),
+    "against": flag(str, DIFFUSION, "The model it was made from, for the change of AR.", "--against"),
+    "samples": flag(int, DIFFUSION, "Held-out sequences.", "--samples"),
+    "length": flag(int, DIFFUSION, "Tokens of a sequence.", "--length"),
+    "points": flag(int, DIFFUSION, "Noise levels per block.", "--points"),
+    "batch": flag(int, DIFFUSION, "Sequences of a forward.", "--batch"),
+    "prompts": flag(int, DIFFUSION, "Texts continued in every mode; 0 for none.", "--prompts"),
+    "part": flag(str, STARTER, "all, speculation or fastdiffuser; AR is always run.", "--part"),
+    "check_data": flag(
+        list[str], STARTER, "Training data (JSON lines) to look for the prompts in. May be repeated.", "--check-data"
+    ),
+    "seconds": flag(float, HUMANEVAL, "Processor time of an answer's test.", "--seconds"),
+    "memory": flag(int, HUMANEVAL, "MiB of an answer's test.", "--memory"),
+}
+# Settings that do not change what a sample is: a run with others of these goes on with the samples that are there.
+NARROWING = ("limit", "part", "check_data")
 
 
+@with_flags(settings=SETTINGS, options=DECODING, loading=LOADING)
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="Short name, Hugging Face folder, .gguf file or hub id.")
-    ] = DEFAULT_MODEL,
-    suite: Annotated[str, typer.Option("--suite", help="What to measure: diffusion.")] = "diffusion",
-    data: Annotated[
-        list[str] | None,
+        str, typer.Argument(help="Short name, Hugging Face folder, .gguf file or hub id.", show_default=DEFAULT_MODEL)
+    ] = "",
+    named: Annotated[str, typer.Option("--model", help="The same, as a flag.", show_default=False)] = "",
+    suite: Annotated[
+        str, typer.Option("--suite", help="What to measure: diffusion, starter, humaneval or infill.")
+    ] = "diffusion",
+    file: Annotated[
+        Path | None,
         typer.Option(
-            "--data", help="Held-out text, as for convert; starter if not given. May be repeated.", show_default=False
+            "--out",
+            help="Write the JSON object here, and the samples beside it (.jsonl). The same command again goes on.",
+            show_default=False,
         ),
     ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option("--against", help="The model it was made from, for the change of AR.", show_default=False),
-    ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Held-out sequences.")] = 32,
-    length: Annotated[int, typer.Option("--length", help="Tokens of a sequence.")] = 256,
-    points: Annotated[int, typer.Option("--points", help="Noise levels per block.")] = 8,
-    batch: Annotated[int, typer.Option("--batch", help="Sequences of a forward.")] = 4,
-    prompts: Annotated[int, typer.Option("--prompts", help="Texts continued in every mode; 0 for none.")] = 4,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="New tokens of each.")] = 64,
-    adapter: AdapterFolder = None,
-    mask_id: MaskId = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    exactness: Exactness = None,
     as_object: Annotated[bool, typer.Option("--json", help="One JSON object, nothing else.")] = False,
-    file: Annotated[
-        Path | None, typer.Option("--out", help="Write the JSON object here too.", show_default=False)
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", help="Measure nothing: two results of --out side by side.", show_default=False),
     ] = None,
+    settings: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    loading: dict[str, Any] | None = None,
 ) -> None:
-    """Measure a model: AR perplexity, NELBO, masked accuracy, acceptance, tokens per forward in each mode."""
-    from unmask.evaluation import check_suite, diffusion
-    from unmask.evaluation.tables import tables
+    """Measure a model, one suite at a time.
+
+    diffusion: AR perplexity, NELBO, masked accuracy, acceptance.
+
+    starter: real greedy decoding of code, chat and editing prompts in every mode.
+
+    humaneval: pass@1, the answers run in a sandbox.
+
+    infill: what a suffix is worth, and single lines of HumanEval filled in.
+    """
+    if compare is not None:
+        show_comparison(*compare, as_object)
+        return
+    from unmask.evaluation import suite_of
+    from unmask.evaluation.record import rounded, write
+    from unmask.evaluation.suite import Job, settings_and_options
     from unmask.training.machine import prepare_memory
 
-    check_suite(suite)
-    settings = diffusion.Settings(
-        samples=samples, length=length, points=points, batch=batch, prompts=prompts, max_tokens=max_tokens
-    )
-    if file is not None and not file.parent.is_dir():
-        raise FileNotFoundError(f"no folder {file.parent} to write {file.name} to")
+    if model and named:
+        raise ValueError(f"the model is given twice: {model!r} and --model {named!r}")
+    name, chosen = model or named or DEFAULT_MODEL, suite_of(suite)
+    given = {**(settings or {}), **(options or {})}
+    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    own, decoding = settings_and_options(chosen, suite, given)
+    loading = loading or {}
+    rows = rows_file(file, [name, suite, loading, {k: v for k, v in given.items() if k not in NARROWING}])
     prepare_memory()
-    sources = data or ["starter"]
-    if "starter" in sources:
+    if "starter" in getattr(own, "data", ()):
         make_starter_corpus()
-    chosen: dict[str, Any] = {"dtype": dtype, "device": device, "exactness": exactness}
-    chosen |= {"max_tokens_cached": 1024 + 2 * (settings.prompt_tokens + max_tokens)}
-    lm = load_model(model, adapter=adapter, mask_id=mask_id, **chosen)
-    source = load_model(against, adapter="none", **chosen) if against else None
+    loading = {"exactness": chosen.exactness, "max_tokens_cached": ROWS_CACHED, **loading}
+    lm = load_model(name, **loading)
+
+    def other(title: str) -> Any:
+        return load_model(title, **loading | {"adapter": "none"})
+
     with bar() as progress:
-        found = diffusion.evaluate(lm, sources, settings, source, progress)
-    found["adapter"] = adapter
+        found = rounded(chosen.run(Job(lm, own, rows, decoding, progress, other, loading.get("adapter"))))
     if file is not None:
-        file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write(file, found)
+        draw(chosen, found, file.with_suffix(".png"))
     if as_object:
         print(json.dumps(found))
         return
-    for table in tables(found):
+    for table in chosen.tables(found):
+        out.print(table)
+    if rows.exists():
+        err.print(f"samples: {rows}", style="dim", soft_wrap=True)
+
+
+def rows_file(file: Path | None, of: list[Any]) -> Path:
+    """Where the samples are kept: beside the results, or in the cache folder under what they are of."""
+    if file is not None:
+        if not file.parent.is_dir():
+            raise FileNotFoundError(f"no folder {file.parent} to write {file.name} to")
+        if file.suffix == ".jsonl":
+            raise ValueError(f"--out is for the JSON object, the samples go beside it: give another ending than {file}")
+        return file.with_suffix(".jsonl")
+    from unmask.model import store
+
+    number = zlib.crc32(json.dumps(of, sort_keys=True, default=str).encode())
+    return store.home() / "evaluations" / f"{of[1]}-{Path(of[0]).name}-{number:08x}.jsonl"
+
+
+def draw(suite: Suite, found: dict[str, Any], file: Path) -> None:
+    """The suite's picture, if it has one for this and matplotlib is there."""
+    if suite.picture is not None and find_spec("matplotlib"):
+        figure = suite.picture(found)
+        if figure is not None:
+            figure.savefig(file, dpi=110)
+
+
+def show_comparison(before: Path, after: Path, as_object: bool) -> None:
+    from unmask.evaluation import compare
+
+    found = compare.compare(before, after)
+    if as_object:
+        print(json.dumps(found))
+        return
+    for table in compare.tables(found):
         out.print(table)
 
 
 @contextmanager
 def bar() -> Iterator[Any]:
     """A progress bar on a terminal; gives a function (what, done, total) that moves it."""
-    columns = BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("")
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)

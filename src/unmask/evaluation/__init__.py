@@ -1,6 +1,20 @@
 """What a model can do, measured: suites by name, each from a loaded model to plain numbers and tables."""
 
-SUITES = ("diffusion",)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unmask.evaluation.suite import Suite
+
+# Name -> module, which is loaded when it is asked for.
+SUITES = {
+    "diffusion": "unmask.evaluation.diffusion",
+    "starter": "unmask.evaluation.starter",
+    "humaneval": "unmask.evaluation.humaneval",
+    "infill": "unmask.evaluation.infill",
+}
 
 
 def check_suite(name: str) -> str:
@@ -8,3 +22,9 @@ def check_suite(name: str) -> str:
     if name not in SUITES:
         raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {name!r}")
     return name
+
+
+def suite_of(name: str) -> Suite:
+    """The suite of that name; ValueError as `check_suite`."""
+    suite: Suite = import_module(SUITES[check_suite(name)]).SUITE
+    return suite

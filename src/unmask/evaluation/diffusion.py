@@ -7,12 +7,15 @@ follow the checkpoint's traits: an adapter acts on the rows that it was trained 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from unmask.evaluation.record import adapter_of, bare, circumstances
+from unmask.evaluation.suite import Job, Progress, Suite
+from unmask.evaluation.tables import tables
 from unmask.lm import LM, Generation
 from unmask.training.measure import SEED, measure
 from unmask.training.packing import Data, held_out
@@ -29,15 +32,16 @@ MODES: dict[str, dict[str, str]] = {
     "quadspec": {"mode": "self-speculation", "spec_variant": "quadspec"},
     "adaptivespec": {"mode": "self-speculation", "spec_variant": "adaptivespec"},
 }
-# (what is done, how much of it, of how much)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """samples: held-out sequences of `length` tokens. points: noise levels per block for the NELBO. batch: samples of a
-    forward. prompts: texts continued in every mode, from their first `prompt_tokens` tokens by `max_tokens`."""
+    forward. prompts: texts continued in every mode, from their first `prompt_tokens` tokens by `max_tokens`.
+    data: held-out text, see `evaluate`. against: the name of the model that this one was made from."""
 
+    data: tuple[str, ...] = ("starter",)
+    against: str | None = None
     samples: int = 32
     length: int = 256
     points: int = 8
@@ -49,10 +53,18 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             least = 0 if name == "prompts" else 1
-            if value < least:
+            if isinstance(value, int) and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.length < 2:
             raise ValueError(f"length must be at least 2, got {self.length}")
+
+
+def run(job: Job) -> dict[str, Any]:
+    """All numbers of the suite, and what they were measured on; see `evaluate`."""
+    settings: Settings = job.settings
+    source = job.load(settings.against) if settings.against else None
+    found = evaluate(job.lm, settings.data, settings, source, job.progress)
+    return {**found, "adapter": adapter_of(job.lm, job.adapter), **circumstances(job.lm)}
 
 
 def evaluate(
@@ -89,14 +101,14 @@ def evaluate(
     change = math.expm1(figures["ar_nll"] - before) if before is not None else 0.0 if frozen else None
     return {
         "suite": "diffusion",
-        "model": lm.name,
+        "model": bare(lm.name),
         "traits": asdict(lm.traits),
-        "settings": {"data": list(sources), "noise_seed": SEED, **asdict(settings)}
+        "settings": {**asdict(settings), "data": [bare(source) for source in sources], "noise_seed": SEED}
         | {"dtype": dtype_of(lm), "exactness": lm.engine.config.exactness},
         "samples": len(samples),
         "tokens": int(sum((sample.document >= 0).sum() for sample in samples)),
         "figures": figures,
-        "against": None if against is None else {"model": against.name, "ar_nll": before},
+        "against": None if against is None else {"model": bare(against.name), "ar_nll": before},
         "ar_change": change,
         "generation": list(generations(lm, prompts_of(samples, settings), settings, progress)),
     }
@@ -201,3 +213,6 @@ def generations(
             "tokens_per_second": tokens / seconds if seconds > 0 else 0.0,
             "same_as_ar": same / len(prompts),
         }
+
+
+SUITE = Suite(Settings, run, tables)

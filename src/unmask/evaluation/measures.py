@@ -1,0 +1,98 @@
+"""What is counted per sample, and summed over samples: each measure is a numerator and a denominator of a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from unmask.evaluation.bootstrap import Pairs, difference, summary
+from unmask.evaluation.rows import Row
+from unmask.lm import LM, Generation
+from unmask.types import Ids
+
+# Measure -> the fields it needs, and (numerator, denominator) of a row that has them.
+MEASURES: dict[str, tuple[tuple[str, ...], Callable[[Row], tuple[float, float]]]] = {
+    "passed": (("passed",), lambda row: (row["passed"], 1)),
+    "same_as_ar": (("same",), lambda row: (row["same"], 1)),
+    "tpf": (("nfe",), lambda row: (later(row), row["nfe"])),
+    "acceptance_length": (("rounds",), lambda row: (later(row), row["rounds"])),
+    "tokens_per_second": (("seconds",), lambda row: (row["tokens"], row["seconds"])),
+    "tokens_per_cpu_second": (("cpu_seconds",), lambda row: (row["tokens"], row["cpu_seconds"])),
+    "tokens": (("tokens",), lambda row: (row["tokens"], 1)),
+    "nfe": (("nfe",), lambda row: (row["nfe"], 1)),
+    "seconds": (("seconds",), lambda row: (row["seconds"], 1)),
+    "log_likelihood": (("log_likelihood",), lambda row: (row["log_likelihood"], row["tokens"])),
+    "agreement": (("agreement",), lambda row: (row["agreement"], 1)),
+    "agreement_prefix": (("agreement_prefix",), lambda row: (row["agreement_prefix"], 1)),
+    "repeated": (("repeated",), lambda row: (row["repeated"] * row["tokens"], row["tokens"])),
+    "likeness": (("likeness",), lambda row: (row["likeness"], 1)),
+}
+
+
+def later(row: Row) -> int:
+    """Tokens that did not come from the prefill."""
+    return int(row["tokens"] - row["prefill_tokens"])
+
+
+def pairs_of(measure: str, rows: Sequence[Row]) -> Pairs:
+    return [tuple(map(float, MEASURES[measure][1](row))) for row in rows]  # type: ignore[misc]
+
+
+def measured(rows: Sequence[Row]) -> dict[str, Any]:
+    """Every measure that all of the rows have, summed up; without one that has nothing to divide by in any row."""
+    found = dict[str, Any]()
+    for name, (needed, _) in MEASURES.items():
+        if rows and all(row.get(key) is not None for row in rows for key in needed):
+            pairs = pairs_of(name, rows)
+            if any(denominator for _, denominator in pairs):
+                found[name] = summary(pairs)
+    return found
+
+
+def compared(before: Sequence[Row], after: Sequence[Row]) -> dict[str, Any]:
+    """Every measure that both have, of the same samples in the same order, as a paired difference."""
+    both = [*before, *after]
+    names = [
+        name for name, (needed, _) in MEASURES.items() if all(row.get(k) is not None for row in both for k in needed)
+    ]
+    return {name: difference(pairs_of(name, before), pairs_of(name, after)) for name in names}
+
+
+def generated(lm: LM, ids: Ids, **options: Any) -> tuple[Generation, Row]:
+    """A generation, alone on the engine, and what a row holds of it.
+
+    step: the number of the forward that gave each token, counted from the first prefill. cpu_seconds: processor time of
+    the whole process, which a busy machine stretches less than the time on the wall.
+    """
+    begun = time.process_time()
+    done = lm.generate(ids, **options)
+    cpu = time.process_time() - begun
+    stats = done.stats
+    return done, {
+        "prompt_tokens": len(ids),
+        "ids": list(done.token_ids),
+        "step": [token.step for token in done.tokens],
+        "text": done.text,
+        "finish": done.finish_reason,
+        "tokens": stats.tokens,
+        "prefill_tokens": stats.prefill_tokens,
+        "nfe": stats.nfe,
+        "prefills": stats.prefills,
+        "rounds": stats.rounds,
+        "rows": stats.rows,
+        "seconds": stats.seconds,
+        "cpu_seconds": cpu,
+    }
+
+
+def until(row: Row, tokens: int) -> Row:
+    """The counts of a row had it ended after so many of its tokens (at least one of them not of the prefill)."""
+    steps, prefill = row["step"], row["prefill_tokens"]
+    before = steps[-1] - row["nfe"]  # the step of the last forward that is not counted
+    return {
+        "tokens": tokens,
+        "prefill_tokens": prefill,
+        "nfe": steps[tokens - 1] - before,
+        "rounds": len(set(steps[prefill:tokens])) if row["rounds"] else 0,
+    }
