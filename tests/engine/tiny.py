@@ -15,10 +15,12 @@ from unmask.engine.engine import Engine, Limits
 from unmask.engine.runner import Runner
 from unmask.engine.scheduler import Job
 from unmask.model.adapter import LowRank
+from unmask.model.coherence import Coherence, shapes
 from unmask.model.decoder import Decoder
 from unmask.types import Ids, Request, Row, Rows
 
 VOCAB, MASK = 61, 60
+ADAPTERS = ("draft", "linked")
 CONFIG = ModelConfig(
     vocab_size=VOCAB,
     hidden_size=32,
@@ -31,8 +33,9 @@ CONFIG = ModelConfig(
 )
 
 
-def decoder(dtype: torch.dtype = torch.float64, seed: int = 0, adapters: Sequence[str] = ("draft",)) -> Decoder:
-    """Random weights, large enough that the next token depends on much of the context."""
+def decoder(dtype: torch.dtype = torch.float64, seed: int = 0, adapters: Sequence[str] = ADAPTERS) -> Decoder:
+    """Random weights, large enough that the next token depends on much of the context. "linked" has a coherence
+    head."""
     generator = torch.Generator().manual_seed(seed)
     model = Decoder(CONFIG)
     for parameter in model.parameters():
@@ -54,6 +57,10 @@ def adapt(model: Decoder, name: str, generator: torch.Generator, rank: int = 2, 
             b = torch.randn(projection.out_features, rank, generator=generator) / rank**0.5
             projection.adapters[name] = LowRank(a.to(projection.weight), b.to(projection.weight), scale)
     model.mask_embeddings[name] = torch.randn(CONFIG.hidden_size, generator=generator)
+    if name == "linked":
+        parts = (torch.randn(shape, generator=generator) / shape[1] ** 0.5 for shape in shapes(24, 32).values())
+        head = Coherence(*(part.to(model.model.embed_tokens.weight) for part in parts))
+        model.coherence[name] = head.requires_grad_(False)
 
 
 @cache
@@ -72,7 +79,7 @@ def engine(
 ) -> Engine:
     config = replace(EngineConfig(page_size=page_size), **settings)
     runner = Runner(model or shared(dtype, config.exactness == "exact"), config, pages)
-    return Engine(wrap(runner) if wrap else runner, pages, config, Limits(VOCAB, CONFIG.max_position, ("draft",)))
+    return Engine(wrap(runner) if wrap else runner, pages, config, Limits(VOCAB, CONFIG.max_position, ADAPTERS))
 
 
 class Oracle:

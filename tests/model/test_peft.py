@@ -133,6 +133,11 @@ def test_settings_that_are_refused(settings: dict[str, Any], message: str, tmp_p
     assert "\n" not in str(caught.value)
 
 
+def coherence(own: int, token: int, out: int, hidden: int = 16) -> dict[str, Tensor]:
+    parts = {"hidden": torch.ones(own, hidden), "token": torch.ones(token, hidden), "out": torch.ones(hidden, out)}
+    return {f"coherence.{name}": part for name, part in parts.items()}
+
+
 def test_tensors_that_are_refused(tmp_path: Path) -> None:
     a, b, *_ = names = list(matrices())
     for tensors, message in [
@@ -140,6 +145,10 @@ def test_tensors_that_are_refused(tmp_path: Path) -> None:
         (matrices() | {a: torch.ones(RANK, 31)}, r"has shape \[3, 31\]; the model and r say \[3, 32\]"),
         (matrices() | {b: torch.ones(16, RANK, dtype=torch.int32)}, "has dtype I32; supported"),
         (matrices() | {"mask_embedding": torch.ones(8)}, r"mask_embedding has shape \[8\]; .* \[16\]"),
+        (matrices() | {"coherence.token": torch.ones(4, 16)}, "coherence.hidden is missing"),
+        (matrices() | coherence(4, 4, 5), "different widths: 4, 4 and 5"),
+        (matrices() | coherence(4, 4, 4, hidden=15), r"coherence.hidden has shape \[4, 15\]; .* \[4, 16\]"),
+        (matrices() | {"coherence.out": torch.tensor(1.0)}, r"coherence.out has shape \[\]"),
         (matrices() | {"extra": torch.ones(1)}, r"tensor extra \[1\] is not a LoRA matrix"),
         (matrices() | {a.replace("layers.0", "layers.7"): torch.ones(RANK, 32)}, "layers.7"),
         (matrices() | {a.replace("lora_A", "lora_embedding_A"): torch.ones(RANK, 32)}, "lora_embedding_A"),

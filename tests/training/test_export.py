@@ -131,7 +131,9 @@ def adapter_for(checkpoint: Checkpoint, targets: list[str]) -> AdapterWeights:
     projections = Decoder(checkpoint.config).projections()
     chosen = {name: p.weight.shape for name, p in projections.items() if name.rpartition(".")[2] in targets}
     matrices = {name: (torch.randn(3, n), torch.randn(m, 3)) for name, (m, n) in chosen.items()}
-    return AdapterWeights(3, 2.5, matrices, torch.randn(checkpoint.config.hidden_size))
+    hidden = checkpoint.config.hidden_size
+    head = (torch.randn(5, hidden), torch.randn(5, hidden), torch.randn(hidden, 5))
+    return AdapterWeights(3, 2.5, matrices, torch.randn(hidden), head)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # between PEFT and transformers
@@ -152,6 +154,10 @@ def test_an_adapter_comes_back_here_and_in_peft(tmp_path: Path) -> None:
     assert found.mask_embedding is not None
     assert weights.mask_embedding is not None
     assert torch.equal(found.mask_embedding, weights.mask_embedding)
+    assert found.coherence is not None
+    assert weights.coherence is not None
+    for part, other in zip(found.coherence, weights.coherence, strict=True):
+        assert torch.equal(part, other)
     assert all(torch.equal(found.matrices[n][i], m[i]) for n, m in weights.matrices.items() for i in (0, 1))
 
     model = transformers.AutoModelForCausalLM.from_pretrained(source.source, dtype=torch.float32)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.training import tiny
 from unmask.model.attention import dense_attend
+from unmask.model.coherence import CANDIDATES
 from unmask.model.decoder import Attend, Batch, Decoder
 from unmask.training.attention import Split
 from unmask.training.forward import Hidden, clean_first, together
@@ -183,16 +184,21 @@ def test_the_joint_objective(form: Any, alpha: float) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("placement", ["block", "causal", "copy"])
-def test_the_adapter_objective(placement: Any) -> None:
-    """Drafting rows learn the frozen model's own next-token distribution, one clean row earlier; others the token."""
-    config = tiny.config(seed_placement=placement, loss_slot_decay=0.8, loss_denoise=0.5)
+@pytest.mark.parametrize(("placement", "width"), [("block", 0), ("causal", 9), ("copy", 9)])
+def test_the_adapter_objective(placement: Any, width: int) -> None:
+    """Drafting rows learn the frozen model's own next-token distribution, one clean row earlier; others the token.
+
+    The coherence head learns the same among the candidates, knowing the token before.
+    """
+    config = tiny.config(
+        seed_placement=placement, loss_slot_decay=0.8, loss_denoise=0.5, adapter_coherence=width, loss_chunk=7
+    )
     model = tiny.decoder()
     parameters = list(tiny.trained(model, config).values())
     doubled = double(SAMPLES, config, tiny.MASK)
     hidden, found = run(config, model, doubled)
     logits, total = logits_of(model, hidden.noisy), torch.zeros((), dtype=torch.float64)
-    kinds, mass = [0.0, 0.0], [0.0, 0.0]
+    kinds, mass, chain = [0.0, 0.0], [0.0, 0.0], torch.zeros((), dtype=torch.float64)
     for row, source in enumerate(doubled.source.tolist()):
         if not doubled.masked[row]:
             continue
@@ -203,6 +209,12 @@ def test_the_adapter_objective(placement: Any) -> None:
             target = logits_of(model, own).softmax(-1)[0].detach()
             in_block = doubled.masked[doubled.blocks[doubled.block[row]] : row].sum()
             weight *= 0.8**in_block
+            if width:
+                before = model.model.embed_tokens.weight[doubled.ids[source - 1]]
+                change = model.coherence["unmask"](model.model.norm(hidden.noisy[row]), before)
+                chosen = logits[row].topk(CANDIDATES).indices
+                scores = logits[row].detach()[chosen] + model.lm_head.weight[chosen] @ change
+                chain = chain + weight * F.cross_entropy(scores, target[chosen])
         else:
             weight *= 0.5
         value = weight * F.cross_entropy(logits[row], target)
@@ -211,9 +223,11 @@ def test_the_adapter_objective(placement: Any) -> None:
             kinds[not draft] + value.item(),
             mass[not draft] + weight,
         )
-    torch.testing.assert_close(found.loss, total / doubled.eligible)
-    torch.testing.assert_close(found.noisy, torch.tensor([kinds[0], mass[0], kinds[1], mass[1]], dtype=torch.float64))
-    grads = [torch.autograd.grad(v, parameters, retain_graph=True) for v in (found.loss, total / doubled.eligible)]
+    whole = (total + chain) / doubled.eligible
+    torch.testing.assert_close(found.loss, whole)
+    sums = [kinds[0], mass[0], kinds[1], mass[1], chain.item()]
+    torch.testing.assert_close(found.noisy, torch.tensor(sums, dtype=torch.float64))
+    grads = [torch.autograd.grad(v, parameters, retain_graph=True) for v in (found.loss, whole)]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tests.training import tiny
 from tests.training.test_layout import run_spans
 from unmask.decoding.common import group, group_rows
+from unmask.model.coherence import CANDIDATES
 from unmask.model.decoder import Decoder
 from unmask.training.layout import double
 from unmask.training.measure import measure, summary
@@ -36,12 +37,22 @@ def likeliest(model: Decoder, hidden: torch.Tensor) -> list[int]:
     return logits.argmax(dim=-1).tolist()
 
 
-@pytest.mark.parametrize("placement", ["block", "causal", "copy"])
-def test_acceptance_profile_by_brute_force(placement: Any) -> None:
-    config, model = set_up(seed_placement=placement, blocks_draft_size=4)
+def linked(model: Decoder, hidden: torch.Tensor, before: tuple[int, ...]) -> list[int]:
+    """What the coherence head chooses after the given tokens."""
+    logits = model.logits(hidden)
+    logits[:, tiny.MASK] = -math.inf
+    chosen = logits.topk(CANDIDATES).indices
+    change = model.coherence["unmask"](model.model.norm(hidden), model.model.embed_tokens.weight[list(before)])
+    scores = (logits + change @ model.lm_head.weight.T).gather(1, chosen)
+    return chosen.gather(1, scores.argmax(dim=-1, keepdim=True))[:, 0].tolist()
+
+
+@pytest.mark.parametrize(("placement", "width"), [("block", 0), ("causal", 9), ("copy", 9)])
+def test_acceptance_profile_by_brute_force(placement: Any, width: int) -> None:
+    config, model = set_up(seed_placement=placement, blocks_draft_size=4, adapter_coherence=width)
     traits = Traits(tiny.MASK, trained=True, seed=placement, draft_adapter="unmask")
     slots = 4 - (placement != "causal")
-    right, runs = np.zeros((slots, 2)), list[int]()
+    right, runs, later = np.zeros((slots, 2)), list[int](), list[int]()
     for sample in SAMPLES:
         for document in (0, 1):
             ids = tuple(sample.ids[sample.document == document].tolist())
@@ -54,18 +65,21 @@ def test_acceptance_profile_by_brute_force(placement: Any) -> None:
                     continue
                 span = group(traits, ids[at], at, masks, ((0, at),), (0, at + 1))
                 rows = [at + 1 + row for row in group_rows(traits, range(masks))]
-                drafted = likeliest(model, run_spans(model, (Span(ids[: at + 1], 0), span))[rows])
+                hidden = run_spans(model, (Span(ids[: at + 1], 0), span))[rows]
+                drafted = linked(model, hidden, ids[at : at + masks]) if width else likeliest(model, hidden)
                 good = [drafted[j] == own[at + j] for j in range(masks)]
                 for slot, value in enumerate(good):
                     right[slot] += (value, 1)
                 if masks == slots:
                     runs.append(int(np.cumprod(good).sum()))
+                    later.append(int(np.cumprod(good[1:]).sum()))
     found = measure(model, SAMPLES, config, tiny.MASK, points=1)
     profile = right[:, 0] / right[:, 1]
     assert found["acceptance"] == [round(value, 4) for value in profile.tolist()]
     assert found["accepted"] == pytest.approx(np.cumprod(profile).sum())
     assert found["tokens_per_round"] == found["accepted"] + 1
     assert found["accepted_run"] == pytest.approx(np.mean(runs))
+    assert found["accepted_later"] == pytest.approx(np.mean(later))
     assert found["score"] == pytest.approx(1 / found["tokens_per_round"])
 
 
@@ -121,5 +135,5 @@ def test_measuring_changes_nothing() -> None:
 def test_nothing_measured_is_no_error() -> None:
     config, _ = set_up()
     empty = {"nll": 0.0, "targets": 0, "bound": 0.0, "eligible": 0}
-    found = summary(empty, np.zeros((6, 2)), np.zeros((4, 2)), np.zeros((4, 2)), [], config)
+    found = summary(empty, np.zeros((6, 2)), np.zeros((4, 2)), np.zeros((4, 2)), [], [], config)
     assert (found["tokens_per_round"], found["accepted_run"], found["accuracy_by_ratio"]) == (1.0, 0.0, [])

@@ -5,10 +5,13 @@ Rows without the adapter are not touched at all, so the causal rows of a base mo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from unmask.model.coherence import Coherence
 
 if TYPE_CHECKING:
     from unmask.model.checkpoint import AdapterWeights
@@ -29,11 +32,21 @@ class LowRank(nn.Module):
         return (x_TD @ self.a.to(x_TD.dtype).T * self.scale) @ self.b.to(x_TD.dtype).T
 
 
+def outside(gates: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """Per adapter: bool [T, 1], true on the rows on which it does not act."""
+    return {
+        name: acts.new_ones(rows, 1, dtype=torch.bool).index_fill_(0, acts, False) for name, acts in gates.items()
+    }
+
+
 def attach(decoder: Decoder, name: str, weights: AdapterWeights) -> None:
     """Make the adapter `name` available to rows that ask for it, in place of another of that name.
 
-    Raises ValueError, and changes nothing, where a target does not exist or has another shape.
+    Raises ValueError, and changes nothing, where a target does not exist or has another shape, and for a decoder whose
+    weights are packed already.
     """
+    if decoder.packed:
+        raise ValueError(f"adapter {name!r} has to be attached before the model's weights are packed")
     projections, embedding = decoder.projections(), decoder.model.embed_tokens.weight
     for target, (a, b) in weights.matrices.items():
         if target not in projections:
@@ -52,6 +65,8 @@ def attach(decoder: Decoder, name: str, weights: AdapterWeights) -> None:
         projections[target].adapters[name] = low_rank
     if weights.mask_embedding is not None:
         decoder.mask_embeddings[name] = weights.mask_embedding.to(embedding.device, torch.float32)
+    if weights.coherence is not None:
+        decoder.coherence[name] = Coherence(*(part.to(embedding.device, embedding.dtype) for part in weights.coherence))
 
 
 def detach(decoder: Decoder, name: str) -> None:
@@ -59,3 +74,4 @@ def detach(decoder: Decoder, name: str) -> None:
     for projection in decoder.projections().values():
         projection.adapters.pop(name, None)
     decoder.mask_embeddings.pop(name, None)
+    decoder.coherence.pop(name, None)

@@ -15,10 +15,12 @@ from typing import Any
 from torch import Tensor
 
 from unmask.config import ModelConfig
+from unmask.model.coherence import PREFIX, shapes
 from unmask.model.families import NLD, canonical_name, integer, number, tensor_shapes
 from unmask.model.files import FLOATS, opened, read_json
 
 MASK_EMBEDDING = "mask_embedding"
+_OURS = (MASK_EMBEDDING, *(PREFIX + name for name in shapes(0, 0)))
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<matrix>[AB])\.weight")
 
 # Fields of adapter_config.json (PEFT 0.21) that are read below, and that do not act at inference; others must be empty.
@@ -49,13 +51,15 @@ class AdapterWeights:
     """One LoRA adapter: W x becomes W x + scale * B A x.
 
     matrices: canonical module name ("model.layers.0.self_attn.o_proj") -> (A [rank, in], B [out, rank]), in the
-    stored dtype. mask_embedding: [hidden], a learned input for mask slots, where the adapter has one (ours).
+    stored dtype. What PEFT does not know, where the adapter has it: mask_embedding: [hidden], a learned input for mask
+    slots; coherence: the matrices of `unmask.model.coherence.Coherence`.
     """
 
     rank: int
     scale: float
     matrices: dict[str, tuple[Tensor, Tensor]]
     mask_embedding: Tensor | None = None
+    coherence: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 def read_adapter(path: str | Path, config: ModelConfig) -> AdapterWeights:
@@ -116,28 +120,54 @@ def _expected(raw: Mapping[str, Any], config: ModelConfig, rank: int) -> dict[st
 
 def _read(
     file: Path, expected: dict[str, dict[str, tuple[int, ...]]], hidden: int
-) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor | None]:
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor | None, tuple[Tensor, Tensor, Tensor] | None]:
     found: dict[str, dict[str, Tensor]] = {name: {} for name in expected}
-    mask_embedding: Tensor | None = None
+    ours = dict[str, Tensor]()
     with opened(file) as tensors:
         for key in tensors.offset_keys():
             shape, dtype = tuple(tensors.get_slice(key).get_shape()), tensors.get_slice(key).get_dtype()
             match = _KEY.fullmatch(key)
             module = (canonical_name(NLD, match["module"]) or "") if match else ""
-            if key != MASK_EMBEDDING and (match is None or module not in expected):
+            if key not in _OURS and (match is None or module not in expected):
                 raise ValueError(f"tensor {key} {list(shape)} is not a LoRA matrix of a target module")
-            wanted = expected[module][match["matrix"]] if match else (hidden,)
+            wanted = expected[module][match["matrix"]] if match else _shape_of(key, shape, hidden)
             if shape != wanted:
                 raise ValueError(f"tensor {key} has shape {list(shape)}; the model and r say {list(wanted)}")
             if dtype not in FLOATS:
                 raise ValueError(f"tensor {key} has dtype {dtype}; supported: {', '.join(FLOATS)}")
             tensor = tensors.get_tensor(key).clone()  # off the file's memory map
             if match is None:
-                mask_embedding = tensor
+                ours[key] = tensor
             else:
                 found[module][match["matrix"]] = tensor
     for name, matrices in found.items():
         for matrix in "AB":
             if matrix not in matrices:
                 raise ValueError(f"lora_{matrix} of target module {name} is missing")
-    return {name: (matrices["A"], matrices["B"]) for name, matrices in found.items()}, mask_embedding
+    return (
+        {name: (matrices["A"], matrices["B"]) for name, matrices in found.items()},
+        ours.get(MASK_EMBEDDING),
+        _coherence(ours),
+    )
+
+
+def _shape_of(key: str, shape: tuple[int, ...], hidden: int) -> tuple[int, ...]:
+    """What a tensor that PEFT does not know must look like; the width of a coherence head is its own."""
+    if key == MASK_EMBEDDING:
+        return (hidden,)
+    name = key.removeprefix(PREFIX)
+    return shapes(shape[-1 if name == "out" else 0] if shape else 0, hidden)[name]
+
+
+def _coherence(ours: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
+    parts = {name: ours.get(PREFIX + name) for name in shapes(0, 0)}
+    if all(part is None for part in parts.values()):
+        return None
+    for name, part in parts.items():
+        if part is None:
+            raise ValueError(f"tensor {PREFIX}{name} is missing beside the other matrices of the coherence head")
+    hidden, token, out = (part for part in parts.values() if part is not None)
+    if not len(hidden) == len(token) == out.shape[1]:
+        widths = f"{len(hidden)}, {len(token)} and {out.shape[1]}"
+        raise ValueError(f"the matrices of the coherence head have different widths: {widths}")
+    return hidden, token, out

@@ -23,6 +23,7 @@ from torch import Tensor
 from unmask.config import ModelConfig
 from unmask.model.card import write_card
 from unmask.model.checkpoint import Checkpoint
+from unmask.model.coherence import PREFIX, shapes
 from unmask.model.decoder import Decoder
 from unmask.model.families import HEAD, NLD, tensor_shapes
 from unmask.model.gguf import read_metadata
@@ -103,7 +104,8 @@ def write_peft(
 ) -> None:
     """adapter_config.json and adapter_model.safetensors in PEFT's own format.
 
-    A mask embedding is one more tensor, which PEFT leaves alone. Raises ValueError for numbers that dtype cannot hold.
+    A mask embedding and a coherence head are more tensors, which PEFT leaves alone. Raises ValueError for numbers that
+    dtype cannot hold.
     """
     prefix = "encoder." if model_type == NLD else "model."
     tensors: dict[str, Tensor] = {}
@@ -112,6 +114,8 @@ def write_peft(
         tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
     if weights.mask_embedding is not None:
         tensors[MASK_EMBEDDING] = weights.mask_embedding
+    if weights.coherence is not None:
+        tensors |= {PREFIX + name: part for name, part in zip(shapes(0, 0), weights.coherence, strict=True)}
     stored = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in tensors.items()}
     if broken := next((name for name, tensor in stored.items() if not tensor.isfinite().all()), None):
         raise ValueError(f"{broken} has numbers that are not finite in {dtype}")

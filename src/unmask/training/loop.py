@@ -194,7 +194,7 @@ class Trainer:
         if self.average:
             self.average.update()
         self.tokens += int(counted[2])
-        _, ar, draft, draft_weight, denoise, denoise_weight = total
+        _, ar, draft, draft_weight, denoise, denoise_weight, coherence = total
         return {
             "loss": total[0],
             "ar": ar,
@@ -203,6 +203,7 @@ class Trainer:
             "draft_weight": draft_weight,
             "denoise": denoise,
             "denoise_weight": denoise_weight,
+            "coherence": coherence,
             "eligible": counts.eligible,
             "lr": self.config.optimiser.lr * factor,
             "norm": norm,

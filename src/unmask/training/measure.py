@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unmask.model.coherence import Coherence, candidates, rescored
 from unmask.model.decoder import Decoder
 from unmask.training.attention import make_kernel
 from unmask.training.forward import Hidden, clean_first
@@ -40,14 +41,30 @@ class Judged:
 
 
 @torch.no_grad()
-def judge(decoder: Decoder, hidden_RD: Tensor, label_R: NDArray[np.int64], mask_id: int, chunk: int) -> Judged:
+def judge(
+    decoder: Decoder,
+    hidden_RD: Tensor,
+    label_R: NDArray[np.int64],
+    mask_id: int,
+    chunk: int,
+    coherence: Coherence | None = None,
+    before_R: NDArray[np.int64] | None = None,
+) -> Judged:
+    """With a coherence head, `best` is its choice after the tokens `before`."""
     nll, best = list[Tensor](), list[Tensor]()
     labels = torch.from_numpy(label_R).to(hidden_RD.device)
     edges = edges_of(len(hidden_RD), chunk)
     for first, last in itertools.pairwise(edges):
-        logits = ban(decoder.logits(hidden_RD[first:last]), mask_id).float()
+        normed = decoder.model.norm(hidden_RD[first:last])
+        logits = ban(decoder.lm_head(normed), mask_id).float()
         nll.append(label_loss(logits, labels[first:last]).double().cpu())
-        best.append(logits.argmax(dim=-1).cpu())
+        if coherence is None or before_R is None:
+            best.append(logits.argmax(dim=-1).cpu())
+            continue
+        values, ids = candidates(logits)
+        before = torch.from_numpy(before_R[first:last]).to(logits.device)
+        place = rescored(decoder, coherence, normed, before, ids, values).argmax(dim=-1, keepdim=True)
+        best.append(ids.gather(1, place)[:, 0].cpu())
     if not nll:
         return Judged(np.zeros(0), np.zeros(0, dtype=np.int64))
     return Judged(torch.cat(nll).numpy(), torch.cat(best).numpy())
@@ -67,7 +84,8 @@ def measure(
     ar_nll, ar_ppl; nelbo (nats per token, an upper bound of the negative log-likelihood) and nelbo_ppl;
     accuracy_by_ratio: [upper end of the bucket, accuracy, rows]; accuracy_by_position: per place in the block;
     acceptance: P(draft = AR argmax) for draft slot 1, 2, ...; accepted: sum over k of the product of the first k, and
-    accepted_run: the mean length of the run of right slots; tokens_per_round: accepted + 1.
+    accepted_run: the mean length of the run of right slots; accepted_later: of the run from the second slot on,
+    which is what a draft of one forward adds (its first token is the verifier's own); tokens_per_round: accepted + 1.
     score: what a run minimises: ar_nll + alpha * nelbo, or for an adapter the rounds per token.
     """
     adapter = config.adapter.name if config.method == "adapter" else None
@@ -75,15 +93,23 @@ def measure(
     by_ratio = np.zeros((len(BUCKETS) + 1, 2))
     by_position = np.zeros((config.blocks.size, 2))
     slots = (config.blocks.draft_size or config.blocks.size) - (config.seed_placement != "causal")
-    right, runs = np.zeros((slots, 2)), list[int]()
+    right, runs, later = np.zeros((slots, 2)), list[int](), list[int]()
     for doubled, hidden, drafts in forwards(decoder, samples, config, mask_id, adapter, points, batch or config.batch):
         label = doubled.ids[doubled.source]
         if drafts:
             rows = np.flatnonzero(doubled.masked & doubled.taught)
             before = doubled.source[rows] - 1
-            draft = judge(decoder, at(hidden.noisy, rows), label[rows], mask_id, config.loss.chunk)
+            draft = judge(
+                decoder,
+                at(hidden.noisy, rows),
+                label[rows],
+                mask_id,
+                config.loss.chunk,
+                decoder.coherence.get(adapter or ""),
+                doubled.ids[before],
+            )
             own = judge(decoder, at(hidden.clean, before), label[rows], mask_id, config.loss.chunk)
-            count_drafts(draft.best == own.best, mask_number(doubled)[rows], doubled.block[rows], right, runs)
+            count_drafts(draft.best == own.best, mask_number(doubled)[rows], doubled.block[rows], right, runs, later)
             ar = judge(decoder, at(hidden.clean, doubled.ar), doubled.ids[doubled.ar + 1], mask_id, config.loss.chunk)
             sums["nll"] += ar.nll.sum()
             sums["targets"] += len(ar.nll)
@@ -97,7 +123,7 @@ def measure(
         bucket = np.where(ratio == 1, len(BUCKETS), np.searchsorted(BUCKETS, ratio))
         np.add.at(by_ratio, bucket, np.stack((good, np.ones(len(rows))), axis=1))
         np.add.at(by_position, doubled.slot[rows], np.stack((good, np.ones(len(rows))), axis=1))
-    return summary(sums, by_ratio, by_position, right, runs, config)
+    return summary(sums, by_ratio, by_position, right, runs, later, config)
 
 
 def at(hidden: Tensor, rows: NDArray[np.int64]) -> Tensor:
@@ -141,13 +167,16 @@ def count_drafts(
     block: NDArray[np.int64],
     right: NDArray[np.float64],
     runs: list[int],
+    later: list[int],
 ) -> None:
-    """Add agreement per slot to `right` [slots, 2] and, for whole blocks, the length of the leading run to `runs`."""
+    """Add agreement per slot to `right` [slots, 2] and, for whole blocks, the length of the leading run to `runs`, of
+    that from the second slot on to `later`."""
     np.add.at(right, slot, np.stack((good, np.ones(len(good))), axis=1))
     for number in np.unique(block):
         mine = good[block == number]
         if len(mine) == len(right):
             runs.append(int(np.cumprod(mine).sum()))
+            later.append(int(np.cumprod(mine[1:]).sum()))
 
 
 def summary(
@@ -156,6 +185,7 @@ def summary(
     by_position: NDArray[np.float64],
     right: NDArray[np.float64],
     runs: Sequence[int],
+    later: Sequence[int],
     config: TrainConfig,
 ) -> dict[str, Any]:
     profile = share(right)
@@ -177,6 +207,7 @@ def summary(
         "acceptance": [round(float(value), 4) for value in profile],
         "accepted": accepted,
         "accepted_run": float(np.mean(runs)) if runs else 0.0,
+        "accepted_later": float(np.mean(later)) if later else 0.0,
         "tokens_per_round": accepted + 1,
     }
 

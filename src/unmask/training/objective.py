@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unmask.model.coherence import Coherence, candidates, rescored
 from unmask.model.decoder import Decoder
 from unmask.training.forward import Hidden
 from unmask.training.layout import Doubled
@@ -25,8 +26,9 @@ from unmask.training.loss import (
 )
 from unmask.training.settings import TrainConfig
 
-# What the noisy rows of a chunk add up to, in this order: loss and weight of drafting rows, of denoising rows.
-FIGURES = ("draft", "draft_weight", "denoise", "denoise_weight")
+# What the noisy rows of a chunk add up to, in this order: loss and weight of drafting rows, of denoising rows; loss of
+# the coherence head on drafting rows.
+FIGURES = ("draft", "draft_weight", "denoise", "denoise_weight", "coherence")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Counts:
 class Sums:
     """Sums of one micro-batch. loss: what is differentiated; the others: raw sums for the log.
 
-    ar [1]; noisy [4] as in FIGURES.
+    ar [1]; noisy [5] as in FIGURES.
     """
 
     loss: Tensor
@@ -135,6 +137,24 @@ def targets(doubled: Doubled, config: TrainConfig, hidden: Tensor) -> tuple[Targ
     return those(~soft, False), those(soft, True)
 
 
+def coherence_loss(
+    decoder: Decoder,
+    coherence: Coherence,
+    normed_RD: Tensor,
+    logits_RV: Tensor,
+    teacher_RV: Tensor,
+    before_R: Tensor,
+) -> Tensor:
+    """Cross-entropy of the head's choice among the candidates against the teacher's, [R], given the true token before.
+
+    Both are renormalised on the candidates, and a row counts for as much as the teacher's share of them.
+    """
+    values, ids = candidates(logits_RV)
+    scores = rescored(decoder, coherence, normed_RD, before_R, ids, values)
+    share = teacher_RV.to(scores.dtype).log_softmax(dim=-1).gather(1, ids).exp()
+    return -(share * scores.log_softmax(dim=-1)).sum(dim=-1)
+
+
 def mask_number(doubled: Doubled) -> NDArray[np.int64]:
     """[N]: how many masked rows of its block come before each row."""
     before: NDArray[np.int64] = np.cumsum(doubled.masked) - doubled.masked
@@ -148,13 +168,17 @@ def noisy_loss(
     device, settings = hidden.noisy.device, config.loss
     total = torch.zeros((), dtype=exact(hidden.noisy.dtype), device=device)
     figures = torch.zeros(len(FIGURES), dtype=total.dtype, device=device)
+    coherence = decoder.coherence.get(config.adapter.name) if config.method == "adapter" else None
+    clean_ids = torch.from_numpy(doubled.ids[: doubled.clean]).to(device)
     for part in targets(doubled, config, hidden.noisy):
         if len(part.row) == 0:
             continue
 
         def loss(chunk: Tensor, first: int, last: int, part: Targets = part) -> tuple[Tensor, Tensor]:
-            logits = ban(decoder.logits(chunk), mask_id)
+            normed = decoder.model.norm(chunk)
+            logits = ban(decoder.lm_head(normed), mask_id)
             label, weight = part.label[first:last], part.weight[first:last]
+            chain = torch.zeros_like(weight)
             values, best = torch.zeros_like(weight), label
             if part.soft:
                 with torch.no_grad():
@@ -164,18 +188,25 @@ def noisy_loss(
                     values = lk_loss(logits, teacher, settings.lk_eta, settings.lk_temperature, settings.lk_top_k)
                 else:
                     values = teacher_loss(logits, teacher)
+                if coherence is not None:
+                    chain = coherence_loss(
+                        decoder, coherence, normed, logits.detach(), teacher, clean_ids[part.before[first:last]]
+                    )
             if settings.lk or not part.soft:
                 values = values + label_loss(logits, label)
             draft = part.draft[first:last]
             if settings.first_error:
                 counts = up_to_first_error(likeliest(logits.detach()) == best, part.block[first:last])
                 weight = torch.where(counts | (draft == 0), weight, torch.zeros_like(weight))
-            weighted = weight * values
-            by_kind = torch.stack([weighted * draft, weight * draft, weighted * (1 - draft), weight * (1 - draft)])
-            return weighted.sum(), by_kind.detach().sum(dim=1)
+            weighted, chain = weight * values, weight * draft * chain
+            by_kind = torch.stack(
+                [weighted * draft, weight * draft, weighted * (1 - draft), weight * (1 - draft), chain]
+            )
+            return weighted.sum() + chain.sum(), by_kind.detach().sum(dim=1)
 
         starts = torch.unique_consecutive(part.block, return_counts=True)[1].cumsum(0).tolist()
         edges = edges_of(len(part.row), settings.chunk, [0, *starts[:-1]] if settings.first_error else None)
-        value, found = chunked(hidden.noisy[part.row], edges, head(decoder), loss)
+        used = [*head(decoder), *(coherence.parameters() if part.soft and coherence is not None else ())]
+        value, found = chunked(hidden.noisy[part.row], edges, used, loss)
         total, figures = total + value, figures + found
     return total, figures

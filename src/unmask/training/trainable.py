@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unmask.model.adapter import LowRank, attach
 from unmask.model.checkpoint import AdapterWeights
+from unmask.model.coherence import PREFIX, Coherence, shapes
 from unmask.model.decoder import Decoder
 from unmask.training.settings import Adapter, TrainConfig
 
@@ -55,7 +56,8 @@ def new_adapter(decoder: Decoder, settings: Adapter, seed: int) -> dict[str, nn.
         rows = weight.detach().to("cpu", dtype)
         noise = torch.randn(rows.shape[1], dtype=dtype, generator=generator)
         mask = rows.mean(dim=0) + 0.1 * rows.std(dim=0) * noise
-    put(decoder, settings.name, AdapterWeights(settings.rank, settings.alpha / settings.rank, matrices, mask))
+    head = new_coherence(settings.coherence, weight.shape[1], dtype, generator) if settings.coherence else None
+    put(decoder, settings.name, AdapterWeights(settings.rank, settings.alpha / settings.rank, matrices, mask, head))
     for name in matrices:
         low_rank = decoder.projections()[name].adapters[settings.name]
         parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"] = low_rank.a, low_rank.b
@@ -63,7 +65,44 @@ def new_adapter(decoder: Decoder, settings: Adapter, seed: int) -> dict[str, nn.
         embedding = decoder.mask_embeddings[settings.name]
         assert isinstance(embedding, nn.Parameter)
         parameters[MASK_EMBEDDING] = embedding
+    if head is not None:
+        parameters |= {PREFIX + name: part for name, part in decoder.coherence[settings.name].named_parameters()}
     return parameters
+
+
+def new_coherence(
+    width: int, hidden: int, dtype: torch.dtype, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A head that changes nothing yet: what goes in is uniform as in `new_adapter`, what comes out is 0."""
+    bound = 1 / math.sqrt(hidden)
+    own, token = (
+        torch.empty(width, hidden, dtype=dtype).uniform_(-bound, bound, generator=generator) for _ in range(2)
+    )
+    return own, token, torch.zeros(hidden, width, dtype=dtype)
+
+
+@torch.no_grad()
+def start_from(parameters: dict[str, nn.Parameter], weights: AdapterWeights) -> None:
+    """Let a new adapter begin as another one. What that one does not have (a mask embedding, a head) stays new.
+
+    Raises ValueError where they differ in rank, targets, or in what of the two has more.
+    """
+    found: dict[str, Tensor] = {
+        f"{module}.lora_{matrix}": tensor
+        for module, pair in weights.matrices.items()
+        for matrix, tensor in zip("AB", pair, strict=True)
+    }
+    if weights.mask_embedding is not None:
+        found[MASK_EMBEDDING] = weights.mask_embedding
+    if weights.coherence is not None:
+        found |= {PREFIX + name: part for name, part in zip(shapes(0, 0), weights.coherence, strict=True)}
+    for name in [*found, *(name for name in parameters if "lora" in name)]:
+        own = list(parameters[name].shape) if name in parameters else "nothing"
+        given = list(found[name].shape) if name in found else "nothing"
+        if own != given:
+            raise ValueError(f"the adapter to start from has {given} as {name}, and the one to be trained {own}")
+    for name, tensor in found.items():
+        parameters[name].copy_(tensor)
 
 
 def put(decoder: Decoder, name: str, weights: AdapterWeights) -> None:
@@ -74,6 +113,8 @@ def put(decoder: Decoder, name: str, weights: AdapterWeights) -> None:
         decoder.projections()[target].adapters[name] = LowRank(a.to(device), b.to(device), weights.scale)
     if weights.mask_embedding is not None:
         decoder.mask_embeddings[name] = nn.Parameter(weights.mask_embedding.to(device))
+    if weights.coherence is not None:
+        decoder.coherence[name] = Coherence(*(part.to(device) for part in weights.coherence))
 
 
 def adapter_weights(parameters: dict[str, Tensor], settings: Adapter) -> AdapterWeights:
@@ -84,6 +125,11 @@ def adapter_weights(parameters: dict[str, Tensor], settings: Adapter) -> Adapter
         if name.endswith(".lora_A")
     }
     mask = parameters.get(MASK_EMBEDDING)
+    head = [parameters[PREFIX + name].detach() for name in shapes(0, 0)] if settings.coherence else None
     return AdapterWeights(
-        settings.rank, settings.alpha / settings.rank, matrices, None if mask is None else mask.detach()
+        settings.rank,
+        settings.alpha / settings.rank,
+        matrices,
+        None if mask is None else mask.detach(),
+        None if head is None else (head[0], head[1], head[2]),
     )
