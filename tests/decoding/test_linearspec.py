@@ -80,7 +80,7 @@ def test_penalties_are_told_what_is_kept() -> None:
 def test_where_a_draft_sees_the_seed(traits: Traits, spans: list[Span], read: Read) -> None:
     plan = linearspec.need(drafting(Speculation(3), traits=traits))
     assert list(plan.spans) == spans
-    assert plan.reads == (replace(read, bans_mask=True),)
+    assert plan.reads == (replace(read, bans_mask=True, follows=(5, (0, 0))),)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_adaptivespec_is_ar_where_rows_cost_what_forwards_cost(max_tokens: int, 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 8, 16])
 def test_adaptivespec_is_quadspec_where_rows_are_free(size: int) -> None:
-    free = Speculation(size, alternatives=0, costs=((1, 1.0), (2, 1.0)))
+    free = Speculation(size, alternatives=0, lookup=0, costs=((1, 1.0), (2, 1.0)))
     for max_tokens in (1, 2, 3, 20, 50):
         adaptive = run(plain("adaptivespec", max_tokens, free), PERFECT)
         quad = run(plain("quadspec", max_tokens, free), PERFECT)
@@ -146,7 +146,7 @@ def test_adaptivespec_is_quadspec_where_rows_are_free(size: int) -> None:
 
 
 def test_adaptivespec_stops_drafting_where_it_never_helps() -> None:
-    settings = Speculation(alternatives=0, costs=((1, 1.0), (11, 2.0)))
+    settings = Speculation(alternatives=0, lookup=0, costs=((1, 1.0), (11, 2.0)))
     plans = run(plain("adaptivespec", 200, settings), HOPELESS).plans
     assert all(plan.rows > 1 for plan in plans[:5])
     late = [plan.rows > 1 for plan in plans[-100:]]
@@ -154,7 +154,7 @@ def test_adaptivespec_stops_drafting_where_it_never_helps() -> None:
 
 
 def test_free_alternatives_save_forwards_where_the_runner_up_is_right() -> None:
-    free = Speculation(8, costs=((1, 1.0), (2, 1.0)))
+    free = Speculation(8, lookup=0, costs=((1, 1.0), (2, 1.0)))
     with_them = run(plain("adaptivespec", 60, free), HOPELESS)
     without = run(plain("adaptivespec", 60, replace(free, alternatives=0)), HOPELESS)
     assert without.nfe == 60

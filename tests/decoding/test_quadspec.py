@@ -9,7 +9,7 @@ import pytest
 
 from tests.decoding.scripted import feed, picks
 from unmask.decoding import adaptivespec, auto, quadspec
-from unmask.decoding.adaptivespec import CONFIDENCE_BINS, bin_of, estimate, price, reach
+from unmask.decoding.adaptivespec import CONFIDENCE_BINS, LOOKUP_PRIOR, SLOTS, bin_of, estimate, price, reach
 from unmask.decoding.quadspec import Layout, plan_of, settle_layout
 from unmask.types import Draft, Read, Request, Row, Rows, Span, Speculation, State, Traits
 
@@ -35,7 +35,7 @@ def test_the_prompt_and_the_first_draft_are_one_forward() -> None:
     plan = quadspec.need(state)
     assert plan.spans == (Span((1, 2, 3), 0), Span((MASK,) * 3, 3, True, ((0, 3),), None, (True,) * 3))
     # The first mask stands for the token that the causal row settles.
-    assert plan.reads == (Read(0, (2,)), Read(1, (1, 2), 0, detail=True, bans_mask=True))
+    assert plan.reads == (Read(0, (2,)), Read(1, (1, 2), 0, detail=True, bans_mask=True, follows=((0, 0), (1, 0))))
     state, outcome = feed(state, Row(5), Row(6, 0.9, 8, 0.1), Row(7, 0.8, 9, 0.2))
     assert (outcome.keep, state.output) == (3, (5,))
     assert state.draft == (Draft(6, 0.9, 8, 0.1), Draft(7, 0.8, 9, 0.2))
@@ -193,12 +193,19 @@ def learned(state: State, rows: Rows) -> dict[int, tuple[float, float]]:
 def test_it_learns_from_every_slot_up_to_the_first_rejection() -> None:
     state = adaptive(*drafted(6, 7, prob=0.9), costs=FREE)
     sure = bin_of(0.9)
-    first, second = CONFIDENCE_BINS, CONFIDENCE_BINS + 1
+    first, second = SLOTS, SLOTS + 1
     assert learned(state, picks(6, 7, 8)) == {sure: (2, 2), first: (1, 1), second: (1, 1)}
     assert learned(state, picks(6, 8, 8))[second] == (0, 1)
     assert learned(state, picks(8, 7, 8)) == {sure: (0, 1), first: (0, 1)}
     faded = adaptivespec.learn(replace(state, memory=((1.0, 2.0),) * 16), 0, picks(8))
     assert faded == ((adaptivespec.FADE, 2 * adaptivespec.FADE),) * 16
+    looked_up = adaptive(
+        *(draft._replace(matched=3 + i) for i, draft in enumerate(drafted(6, 7, prob=0.9))), costs=FREE
+    )
+    third = CONFIDENCE_BINS + 2
+    assert learned(looked_up, picks(6, 7, 8)) == {third: (1, 1), third + 1: (1, 1)}
+    far = replace(state, draft=(state.draft[0]._replace(matched=99),))
+    assert learned(far, picks(8)) == {CONFIDENCE_BINS + len(LOOKUP_PRIOR) - 1: (0, 1)}
     assert [bin_of(p) for p in (0.0, 0.124, 0.125, 1.0)] == [0, 0, 1, CONFIDENCE_BINS - 1]
 
 

@@ -2,18 +2,21 @@
 
 Each step maximises expected tokens minus the price of its rows (measured forward times, `Speculation.costs`), with
 acceptance learned as it goes. With a draft that never helps it becomes plain AR; evidence fades, so it tries again.
+Where the context repeats itself, what followed the last time may be the better draft, and is learned about likewise.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 
 from unmask.decoding.common import prefill, settle, speculation
-from unmask.decoding.quadspec import Layout, accepted_run, layout_of, plan_of, settle_layout
-from unmask.types import Outcome, Plan, Request, Rows, Speculation, State
+from unmask.decoding.lookup import LOOKUP_LENGTH, continuation
+from unmask.decoding.quadspec import Layout, accepted_run, layout_of, obedient, plan_of, settle_layout
+from unmask.types import Draft, Outcome, Plan, Request, Rows, Speculation, State
 
 CONFIDENCE_BINS = 8
 PRIOR_WEIGHT = 3.0
@@ -22,31 +25,69 @@ FADE = 0.98
 DEFAULT_COSTS = ((1, 1.0), (32, 1.4), (256, 6.0))
 DEFAULT_ACCEPTANCE = 0.7
 MASK_CHOICES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+# Prior acceptance of a token that was looked up, by how many tokens before it matched: 1, 2, ...; the last: or more.
+LOOKUP_PRIOR = (0.3, 0.45, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
+# Where the counts of the draft slots begin.
+SLOTS = CONFIDENCE_BINS + len(LOOKUP_PRIOR)
 
 
 def start(request: Request) -> State:
-    """memory: first `CONFIDENCE_BINS` counts by draft confidence, then one count per draft slot."""
+    """memory: counts by draft confidence, then by length of a lookup's match, then one per draft slot."""
     slots = speculation(State(request)).draft_block_size
-    return State(request, memory=((0.0, 0.0),) * (CONFIDENCE_BINS + slots))
+    return State(request, memory=((0.0, 0.0),) * (SLOTS + slots), matcher=request.constraint)
 
 
 def need(state: State) -> Plan:
-    return prefill(state, len(state.ids)) or plan_of(state, layout(state))
+    if chunk := prefill(state, len(state.ids)):
+        return chunk
+    state = better_draft(state)
+    return plan_of(state, layout(state))
 
 
 def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
     if not plan.reads:
         return settle(state, plan, keep=plan.rows)
+    state = better_draft(state)
     return settle_layout(state, plan, rows, memory=learn(state, layout_of(plan).verify, rows))
 
 
+def better_draft(state: State) -> State:
+    """The state with what was looked up for its draft, where more of that is expected to be accepted."""
+    settings = speculation(state)
+    if not settings.lookup or settings.draft_block_size < 2 or not state.output:
+        return state
+    match, tokens = continuation(state.ids, settings.lookup, min(LOOKUP_LENGTH, state.remaining - 1))
+    found = tuple(Draft(token, 0.0, -1, 0.0, match + i) for i, token in enumerate(tokens))
+    ahead = obedient(replace(state, draft=found))
+    if sum(reach(trusts(state, ahead.draft))) <= sum(reach(trusts(state, state.draft))):
+        return state
+    return ahead
+
+
+def trusts(state: State, drafted: Sequence[Draft]) -> list[float]:
+    """Probability of each drafted token to be accepted if all before it were."""
+    return [estimate(state.memory[kind_of(draft)], prior_of(draft)) for draft in drafted]
+
+
+def prior_of(draft: Draft) -> float:
+    return LOOKUP_PRIOR[min(draft.matched, len(LOOKUP_PRIOR)) - 1] if draft.matched else draft.prob
+
+
+def kind_of(draft: Draft) -> int:
+    """Place in the memory of what is known about drafts like this one."""
+    if draft.matched:
+        return CONFIDENCE_BINS + min(draft.matched, len(LOOKUP_PRIOR)) - 1
+    return bin_of(draft.prob)
+
+
 def learn(state: State, verify: int, rows: Rows) -> tuple[tuple[float, float], ...]:
-    """Counts after a step: each slot up to the first rejection is one trial, in its confidence bin and at its index."""
+    """Counts after a step: each slot up to the first rejection is one trial, in the place of its kind and, if a model
+    drafted it, at its index."""
     memory = [(won * FADE, tried * FADE) for won, tried in state.memory]
     drafted = state.draft[:verify]
     accepted = accepted_run(drafted, rows)
     for i, draft in enumerate(drafted[: accepted + 1]):
-        for place in (bin_of(draft.prob), CONFIDENCE_BINS + i):
+        for place in (kind_of(draft),) if draft.matched else (kind_of(draft), SLOTS + i):
             won, tried = memory[place]
             memory[place] = (won + (i < accepted), tried + 1.0)
     return tuple(memory)
@@ -65,7 +106,7 @@ def slot_profile(state: State) -> list[float]:
     """Estimated acceptance of draft slot 1, 2, ... given that all before it were accepted."""
     settings = speculation(state)
     prior = settings.profile or (DEFAULT_ACCEPTANCE,)
-    counts = state.memory[CONFIDENCE_BINS:]
+    counts = state.memory[SLOTS:]
     return [estimate(count, prior[min(i, len(prior) - 1)]) for i, count in enumerate(counts)]
 
 
@@ -99,7 +140,7 @@ def layout(state: State) -> Layout:
     base = len(state.ids) - state.kept
     lead = 0 if state.request.traits.seed == "causal" else 1
     drafted = state.draft[:room]
-    trust = [estimate(state.memory[bin_of(d.prob)], d.prob) for d in drafted]
+    trust = trusts(state, drafted)
     reached = reach(trust)
     gains = expected_gains(settings, profile, room)
     widest = lead + max(masks for masks, _ in gains)

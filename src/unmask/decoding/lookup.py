@@ -1,0 +1,34 @@
+"""Drafts that need no model: what followed the same tokens the last time they stood in the context.
+
+Prompt lookup (Saxena 2023; `prompt_lookup_num_tokens` of transformers): good where text is repeated or edited.
+"""
+
+from __future__ import annotations
+
+from unmask.types import Ids
+
+# Tokens that are drafted at a time.
+LOOKUP_LENGTH = 16
+# Matches are not followed further back than this, and the context is searched this far.
+LONGEST_MATCH = 16
+REACH = 8192
+
+
+def continuation(ids: Ids, shortest: int, length: int) -> tuple[int, Ids]:
+    """(tokens that match, the `length` tokens that followed them), of the longest match of the end of `ids`.
+
+    Of equal matches the latest counts; a match that runs into the end goes on as the period that it is. (0, ()) where
+    fewer than `shortest` tokens match.
+    """
+    ids = ids[-REACH:]
+    text = "".join(map(chr, ids))  # strings are searched by the machine, tuples by the interpreter
+    match, place = 0, -1
+    for size in range(shortest, min(LONGEST_MATCH, len(ids) - 1) + 1):
+        found = text.rfind(text[-size:], 0, -1)
+        if found < 0:
+            break
+        match, place = size, found + size
+    if not match:
+        return 0, ()
+    period = len(ids) - place
+    return match, tuple(ids[place + i % period] for i in range(length))
