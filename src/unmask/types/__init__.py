@@ -3,16 +3,20 @@
 Plain frozen data, standard library only. Text, HTTP, pages and tensors are unknown here.
 """
 
+from unmask.types.constraint import Choices, IdSet, Matcher, Verdict, contains
 from unmask.types.plan import FinishReason, Outcome, Plan, Read, Row, Rows, Span
 from unmask.types.request import Draft, Frame, Request, Slot, SlotState, State, Stats, Token
 from unmask.types.settings import Diffusion, Ids, Sampling, Speculation, Traits
 
 __all__ = [
+    "Choices",
     "Diffusion",
     "Draft",
     "FinishReason",
     "Frame",
+    "IdSet",
     "Ids",
+    "Matcher",
     "Outcome",
     "Plan",
     "Read",
@@ -28,4 +32,6 @@ __all__ = [
     "Stats",
     "Token",
     "Traits",
+    "Verdict",
+    "contains",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from unmask.types.constraint import IdSet
 from unmask.types.request import Frame, Token
 from unmask.types.settings import Ids
 
@@ -39,6 +40,9 @@ class Read:
     detail: also compute probability and runner-up (a pass over the vocabulary more). entropy: in nats, with detail.
     top: so many log-probabilities, None for not even the picked token's.
     bans_mask: the mask id may not be picked (rows that stand for masked slots).
+    follows: per row, what stands before the token that it predicts: an id, or (read, row): what is picked for a row of
+    another read, or for an earlier row of this one. A drafter with a coherence head chooses by it; others ignore it.
+    allowed: per row, the ids that may be picked, None for all (empty: for every row).
     """
 
     span: int
@@ -49,6 +53,8 @@ class Read:
     entropy: bool = False
     top: int | None = None
     bans_mask: bool = False
+    follows: tuple[int | tuple[int, int], ...] = ()
+    allowed: tuple[IdSet | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from unmask.types.constraint import Matcher
 from unmask.types.settings import Diffusion, Ids, Sampling, Speculation, Traits, require
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation, as the decoder needs it: ids, limits, settings."""
+    """One generation, as the decoder needs it: ids, limits, settings.
+
+    room: above 0, the output fills a gap of so many positions between the prompt and `suffix`. It ends at an end token
+    (`Traits.gap_end`, among stop_ids) or at max_tokens; a block that reaches further has end tokens there from its start.
+    constraint: the place before the first token of a constrained text, which fits max_tokens and may end at stop_ids.
+    """
 
     prompt: Ids
     max_tokens: int
@@ -24,6 +30,9 @@ class Request:
     logprobs: int | None = None
     watch: bool = False
     prefill_chunk: int = 256
+    suffix: Ids = ()
+    room: int = 0
+    constraint: Matcher | None = None
 
     def __post_init__(self) -> None:
         require(len(self.prompt) >= 1, "prompt", self.prompt, "at least one token long")
@@ -31,6 +40,36 @@ class Request:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "between 0 and max_tokens")
         require(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", self.logprobs, "between 0 and 20")
+        free = self.constraint is None or not self.min_tokens
+        require(free, "min_tokens", self.min_tokens, "0 beside a constraint, which says itself when a text may end")
+        fits = self.room >= self.max_tokens or (self.room == 0 and not self.suffix)
+        require(fits, "room", self.room, f"at least max_tokens ({self.max_tokens}), or 0 without a suffix")
+        plain = not self.room or (self.traits.context == "causal" and self.traits.gap_end is not None)
+        require(plain, "room", self.room, "0 for a checkpoint that has not learned to fill gaps")
+
+    @property
+    def context(self) -> Ids:
+        """Prompt and suffix in the order of their rows: the suffix comes before the last token of the prompt, so that
+        the row which predicts the first token of the gap has both sides in view. Without a suffix, the prompt."""
+        return (*self.prompt[:-1], *self.suffix, self.prompt[-1]) if self.suffix else self.prompt
+
+    @property
+    def jumps(self) -> tuple[int, ...]:
+        """Rows at which positions do not go on from the row before: the first of the suffix, and the one after it."""
+        first = len(self.prompt) - 1
+        return (first, first + len(self.suffix)) if self.suffix else ()
+
+    def position(self, row: int) -> int:
+        """Absolute position of a row of context and output. The suffix sits `room` positions after the prompt."""
+        suffix, first = len(self.suffix), len(self.prompt) - 1
+        if row < first or not suffix:
+            return row
+        return row + 1 + self.room if row < first + suffix else row - suffix
+
+    def given(self, position: int) -> bool:
+        """Whether prompt or suffix has a token at that position."""
+        after = position - len(self.prompt) - self.room
+        return position < len(self.prompt) or 0 <= after < len(self.suffix)
 
 
 class SlotState(Enum):
@@ -95,21 +134,27 @@ class Stats:
 
 
 class Draft(NamedTuple):
-    """One drafted token, with what the draft thought of it and its runner-up."""
+    """One drafted token, with what the draft thought of it and its runner-up.
+
+    matched: so many tokens before it stood before a token like it earlier in the context; 0: it is a model's draft.
+    """
 
     token: int
     prob: float
     second: int
     second_prob: float
+    matched: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that a strategy remembers. `kept` counts the KV rows of prompt + output that are written.
+    """All that a strategy remembers. `kept` counts the KV rows of context + output that are written.
 
     block: slots of the open block (fastdiffuser) or of the draft being filled (linearspec), the first of them at
     absolute position block_start. draft: what the next verify step checks (quadspec, adaptivespec).
     memory: (accepted, tried) counts that adaptivespec learns from, in the order its module defines.
+    matcher: where the output stands in a constrained text. way: tokens for the slots of the open block that are not
+    emitted yet, with which the text stays within its constraint (fewer where it ends before).
     """
 
     request: Request
@@ -121,11 +166,23 @@ class State:
     draft: tuple[Draft, ...] = ()
     memory: tuple[tuple[float, float], ...] = ()
     stats: Stats = Stats()
+    matcher: Matcher | None = None
+    way: Ids = ()
 
     @property
     def ids(self) -> Ids:
-        """Prompt and output, by absolute position."""
-        return self.request.prompt + self.output
+        """Context and output, in the order of their rows: by absolute position, but for a request with a suffix."""
+        return self.request.context + self.output
+
+    @property
+    def place(self) -> int:
+        """Absolute position of the next row to be kept."""
+        return self.request.position(self.kept)
+
+    @property
+    def end(self) -> int:
+        """Absolute position of the next token of the output."""
+        return len(self.request.prompt) + len(self.output)
 
     @property
     def remaining(self) -> int:

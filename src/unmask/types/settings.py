@@ -28,6 +28,9 @@ class Traits:
     context: later rows read a finished block as "causal" rows, or as full rows aligned to the block size ("block").
     shift: a block row predicts the token after it (as AR does) instead of its own position.
     draft_adapter, denoise_adapter: names of the adapters that act on draft rows and on denoise rows, if any.
+    gap_end: token that ends a gap whose suffix is in view (`Request.room`); None: it has not learned to fill one.
+    gap_room: the widest gap that it has learned, in positions. gap_causal: its causal rows have learned it too, so that
+        AR and self-speculation fill gaps as well.
     """
 
     mask_id: int | None = None
@@ -39,6 +42,9 @@ class Traits:
     shift: bool = False
     draft_adapter: str | None = None
     denoise_adapter: str | None = None
+    gap_end: int | None = None
+    gap_room: int = 0
+    gap_causal: bool = False
 
     def __post_init__(self) -> None:
         require(self.block_size >= 1, "block_size", self.block_size, "at least 1")
@@ -47,6 +53,8 @@ class Traits:
         require(self.seed in ("block", "causal", "copy"), "seed", self.seed, "'block', 'causal' or 'copy'")
         require(self.context in ("causal", "block"), "context", self.context, "'causal' or 'block'")
         require(not (self.shift and self.seed == "causal"), "seed", self.seed, "'block' or 'copy' with shifted logits")
+        fine = self.gap_end is None or (self.gap_room >= 1 and self.context == "causal" and not self.shift)
+        require(fine, "gap_end", self.gap_end, "null without gap_room, causal context and unshifted logits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,8 @@ class Speculation:
     draft_block_size: the seed and the masks after it, so one round emits 1 to draft_block_size tokens.
     draft_threshold: linearspec only; 0 fills the draft in one forward, otherwise as the diffusion threshold.
     alternatives: adaptivespec only; at most so many second-best tokens are verified beside the draft.
+    lookup: adaptivespec only; so many tokens at the end that stood in the context before are worth a draft of what
+        followed them, 16 tokens at most whatever the draft_block_size (0: never).
     costs: measured (rows, seconds) of one forward, ascending; adaptivespec spends rows by it.
     profile: prior acceptance of draft slot 1, 2, ... given that all before it were accepted.
     """
@@ -134,6 +144,7 @@ class Speculation:
     draft_block_size: int = 16
     draft_threshold: float = 0.0
     alternatives: int = 2
+    lookup: int = 2
     costs: tuple[tuple[int, float], ...] = ()
     profile: tuple[float, ...] = ()
 
@@ -141,6 +152,7 @@ class Speculation:
         require(self.draft_block_size >= 1, "draft_block_size", self.draft_block_size, "at least 1")
         require(0 <= self.draft_threshold <= 1, "draft_threshold", self.draft_threshold, "between 0 and 1")
         require(self.alternatives >= 0, "alternatives", self.alternatives, "0 or more")
+        require(self.lookup >= 0, "lookup", self.lookup, "0 or more")
         rows = [count for count, _ in self.costs]
         fine = rows == sorted(set(rows)) and all(seconds > 0 for _, seconds in self.costs)
         require(fine, "costs", self.costs, "(rows, seconds above 0), rows ascending")

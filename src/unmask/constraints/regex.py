@@ -1,0 +1,212 @@
+"""Regular expressions in Python's syntax, as languages of whole texts.
+
+Parsed by Python's own parser, so that `re.fullmatch` can be the judge. Classes mean the same to everybody: \\d, \\w and
+\\s are their ASCII members, \\D, \\W and \\S what is outside the Unicode classes, so a text fits whichever is meant.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import re._constants as op  # type: ignore[import-not-found]
+import re._parser as parser  # type: ignore[import-not-found]
+import warnings
+from functools import cache
+from typing import Any
+
+from unmask.constraints.expr import (
+    EMPTY,
+    LAST,
+    ConstraintError,
+    Expr,
+    Range,
+    Repeat,
+    alt,
+    chars,
+    complement,
+    seq,
+)
+from unmask.constraints.limits import DEEPEST, LONGEST_SOURCE
+
+ASCII = {
+    "DIGIT": [(48, 57)],
+    "WORD": [(48, 57), (65, 90), (95, 95), (97, 122)],
+    "SPACE": [(9, 13), (32, 32)],
+}
+REPEATS = (op.MAX_REPEAT, op.MIN_REPEAT)  # which of them is preferred does not change which texts match
+FAR_TOO_MANY = 1e12
+LINE_END: list[Range] = [(10, 10)]
+ANY: list[Range] = [(0, LAST)]
+REFUSED = {
+    op.ASSERT: "lookahead and lookbehind",
+    op.ASSERT_NOT: "lookahead and lookbehind",
+    op.GROUPREF: "back-references",
+    op.GROUPREF_EXISTS: "conditional groups",
+    op.POSSESSIVE_REPEAT: "possessive quantifiers",
+    op.ATOMIC_GROUP: "atomic groups",
+}
+
+
+def whole(pattern: str) -> Expr:
+    """All texts that `re.fullmatch(pattern, text)` accepts. ConstraintError for a wrong pattern, or one not regular."""
+    return branches(pattern, EMPTY)
+
+
+def within(pattern: str) -> Expr:
+    """All texts in which `re.search(pattern, text)` finds something: what JSON Schema means by `pattern`."""
+    return branches(pattern, Repeat(chars(ANY), 0, None))
+
+
+def branches(pattern: str, around: Expr) -> Expr:
+    """The pattern with `around` on both sides, except where a branch of it is anchored."""
+    tree = parse(pattern)
+    flags, found = tree.state.flags, list[Expr]()
+    if flags & re.MULTILINE:
+        raise refusal(pattern, "the flag m")
+    for items in alternatives(list(tree)):
+        starts = bool(items) and items[0][0] is op.AT and items[0][1] in (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
+        items = items[1:] if starts else items
+        ends = bool(items) and items[-1][0] is op.AT and items[-1][1] in (op.AT_END, op.AT_END_STRING)
+        items = items[:-1] if ends else items
+        middle = sequence(items, flags, pattern, 0)
+        found.append(seq(*(() if starts else (around,)), middle, *(() if ends else (around,))))
+    return alt(found)
+
+
+def parse(pattern: str) -> Any:
+    if len(pattern) > LONGEST_SOURCE:
+        raise ConstraintError(
+            f"the pattern has {len(pattern)} characters, more than the {LONGEST_SOURCE} that are taken"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a FutureWarning about "[[" is nobody's concern here
+            return parser.parse(pattern)
+    except (re.error, OverflowError) as error:
+        raise ConstraintError(f"the pattern {shown(pattern)} is no regular expression: {error}") from None
+    except RecursionError:
+        raise refusal(pattern, f"more than {DEEPEST} levels of nesting") from None
+
+
+def alternatives(items: list[Any]) -> list[list[Any]]:
+    """Branches of the outermost level. The parser has factored what they begin with out of them; it is put back."""
+    if items and items[-1][0] is op.BRANCH:
+        return [[*items[:-1], *branch] for part in items[-1][1][1] for branch in alternatives(list(part))]
+    if len(items) == 1 and items[0][0] is op.SUBPATTERN and not (items[0][1][1] or items[0][1][2]):
+        return alternatives(list(items[0][1][3]))
+    return [items]
+
+
+def sequence(items: Any, flags: int, pattern: str, depth: int) -> Expr:
+    if depth > DEEPEST:
+        raise refusal(pattern, f"more than {DEEPEST} levels of nesting")
+    return seq(*(single(code, value, flags, pattern, depth) for code, value in items))
+
+
+def single(code: Any, value: Any, flags: int, pattern: str, depth: int) -> Expr:
+    if code is op.LITERAL:
+        return chars(cases([(value, value)], flags))
+    if code is op.NOT_LITERAL:
+        return chars(complement(cases([(value, value)], flags)))
+    if code is op.ANY:
+        return chars(ANY if flags & re.DOTALL else complement(LINE_END))
+    if code is op.IN:
+        return chars(members(value, flags, pattern))
+    if code is op.BRANCH:
+        return alt([sequence(part, flags, pattern, depth + 1) for part in value[1]])
+    if code is op.SUBPATTERN:
+        _, added, removed, body = value
+        return sequence(body, (flags | added) & ~removed, pattern, depth + 1)
+    if code in REPEATS:
+        least, most, body = value
+        return Repeat(sequence(body, flags, pattern, depth + 1), least, None if most is op.MAXREPEAT else most)
+    if code is op.AT:
+        raise refusal(pattern, "an anchor (^, $ or \\b) elsewhere than at the ends of a branch")
+    raise refusal(pattern, REFUSED.get(code, str(code).lower()))
+
+
+def members(items: Any, flags: int, pattern: str) -> list[Range]:
+    """Code points of a class in square brackets."""
+    ranges, negated = list[Range](), False
+    for code, value in items:
+        if code is op.NEGATE:
+            negated = True
+        elif code is op.LITERAL:
+            ranges += cases([(value, value)], flags)
+        elif code is op.RANGE:
+            ranges += cases([value], flags)
+        elif code is op.CATEGORY:
+            ranges += category(str(value), negated)
+        else:
+            raise refusal(pattern, str(code).lower())
+    return complement(ranges) if negated else ranges
+
+
+def category(name: str, negated: bool) -> list[Range]:
+    """The narrow reading of a class; inside a negated one the wide reading, so that what is left is narrow again."""
+    _, _, kind = name.rpartition("CATEGORY_")
+    outside, kind = kind.startswith("NOT_"), kind.removeprefix("NOT_")
+    if negated:
+        return complement(ASCII[kind]) if outside else unicode_class(kind)
+    return complement(unicode_class(kind)) if outside else list(ASCII[kind])
+
+
+@cache
+def unicode_class(kind: str) -> list[Range]:
+    """Code points that Python's Unicode \\d, \\w or \\s matches."""
+    every = "".join(map(chr, range(LAST + 1)))
+    pattern = {"DIGIT": r"\d+", "WORD": r"\w+", "SPACE": r"\s+"}[kind]
+    return [(found.start(), found.end() - 1) for found in re.finditer(pattern, every)]
+
+
+def cases(ranges: list[Range], flags: int) -> list[Range]:
+    """The ranges, and under (?i) the letters that Python takes for the same."""
+    if not flags & re.IGNORECASE:
+        return ranges
+    found = list(ranges)
+    for low, high in ranges:
+        if high - low > 2000:
+            continue  # so wide a class has both cases of nearly all its letters
+        for point in range(low, high + 1):
+            letter = re.compile(re.escape(chr(point)), re.IGNORECASE)
+            others = {chr(point).lower(), chr(point).upper(), chr(point).swapcase()}
+            found += [(ord(other),) * 2 for other in others if len(other) == 1 and letter.fullmatch(other)]
+    return found
+
+
+def effort(pattern: str, size: int) -> float:
+    """A bound on the ways in which a backtracking matcher may try the pattern on a text of so many characters."""
+    tree = parse(pattern)
+    return _ways(tree, size, 0)
+
+
+def _ways(items: Any, size: int, depth: int) -> float:
+    if depth > DEEPEST:
+        return math.inf
+    total = 1.0
+    for code, value in items:
+        if code is op.BRANCH:
+            ways = [_ways(part, size, depth + 1) for part in value[1]]
+            # Branches that begin with different letters are told apart by the next one.
+            first = {part[0][1] for part in value[1] if len(part) and part[0][0] is op.LITERAL}
+            total *= max(ways) if len(first) == len(value[1]) else sum(ways)
+        elif code is op.SUBPATTERN:
+            total *= _ways(value[3], size, depth + 1)
+        elif code in REPEATS:
+            least, most, body = value
+            most = min(size, most)
+            inside = _ways(body, size, depth + 1)
+            # Each number of repetitions, each of them in every way that the body has.
+            total *= max(most - least, 0) + 1.0
+            total *= 1.0 if inside <= 1 else math.inf if max(most, least) > 400 else inside ** max(most, least, 1)
+        if total > FAR_TOO_MANY:
+            return math.inf
+    return total
+
+
+def refusal(pattern: str, what: str) -> ConstraintError:
+    return ConstraintError(f"the pattern {shown(pattern)} uses {what}, which is not supported")
+
+
+def shown(pattern: str) -> str:
+    return repr(pattern if len(pattern) <= 80 else pattern[:77] + "...")

@@ -1,0 +1,136 @@
+"""A tokenizer as constraints see it: the bytes of every token that may be part of a text, and a trie over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+LONGEST_CUT = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """tokens: bytes by id; b"" for ids that no text may hold (special tokens, the mask, ids without a token).
+
+    artificial_space: decoding takes one space off the beginning of a text, so texts begin with one.
+    """
+
+    tokens: tuple[bytes, ...]
+    artificial_space: bool = False
+
+    @cached_property
+    def kept(self) -> dict[bytes, object]:
+        """What languages have found out about it and share, see `masks.Masks.shared`."""
+        return {}
+
+    @property
+    def size(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def ids(self) -> dict[bytes, int]:
+        """Smallest id of each spelling."""
+        found = dict[bytes, int]()
+        for id, data in enumerate(self.tokens):
+            if data:
+                found.setdefault(data, id)
+        return found
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest spelling that texts are cut by: longer ones are runs of spaces."""
+        return min(max(map(len, self.ids), default=0), LONGEST_CUT)
+
+    @cached_property
+    def writable(self) -> frozenset[int]:
+        """Bytes that are tokens by themselves: texts of these can always be written."""
+        return frozenset(data[0] for data in self.ids if len(data) == 1)
+
+    @cached_property
+    def trie(self) -> Trie:
+        return Trie.of(self.ids, self.tokens)
+
+    def split(self, text: bytes) -> tuple[int, ...] | None:
+        """The fewest tokens that spell `text`, whatever the tokenizer would do; None where none do."""
+        ids, longest, size = self.ids, self.longest, len(text)
+        fewest: list[int] = [0] * (size + 1)
+        first: list[int] = [0] * size
+        for i in range(size - 1, -1, -1):
+            best, width = 1 << 30, 0
+            for k in range(1, min(longest, size - i) + 1):
+                if fewest[i + k] + 1 < best and text[i : i + k] in ids:
+                    best, width = fewest[i + k] + 1, k
+            fewest[i], first[i] = best, width
+        if size and fewest[0] >= 1 << 30:
+            return None
+        found, place = list[int](), 0
+        while place < size:
+            found.append(ids[text[place : place + first[place]]])
+            place += first[place]
+        return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Trie:
+    """Prefixes of spellings, breadth first, so that children of one node are neighbours. Node 0 is the empty one.
+
+    byte: of the edge into a node. depth: its length. first, count: its children. node_of: node of each token id, -1 for
+    none.
+    """
+
+    byte: Ints
+    depth: Ints
+    first: Ints
+    count: Ints
+    node_of: Ints
+
+    @classmethod
+    def of(cls, ids: dict[bytes, int], tokens: Sequence[bytes]) -> Trie:
+        words = sorted(ids)
+        bytes_, depths, first, count = [0], [0], [0], [0]
+        place = dict[bytes, int]()
+        # Per level: (node, range of words below it). Words are sorted, so those below a node are neighbours.
+        level = [(0, 0, len(words))]
+        depth = 0
+        while level:
+            below = list[tuple[int, int, int]]()
+            for node, low, high in level:
+                if low < high and len(words[low]) == depth:
+                    place[words[low]] = node
+                    low += 1
+                first[node] = len(bytes_)
+                while low < high:
+                    letter, end = words[low][depth], low + 1
+                    while end < high and words[end][depth] == letter:
+                        end += 1
+                    below.append((len(bytes_), low, end))
+                    bytes_.append(letter)
+                    depths.append(depth + 1)
+                    first.append(0)
+                    count.append(0)
+                    count[node] += 1
+                    low = end
+            level, depth = below, depth + 1
+        node_of = [place[data] if data else -1 for data in tokens]
+        return cls(*(np.asarray(part, dtype=np.int32) for part in (bytes_, depths, first, count, node_of)))
+
+    @cached_property
+    def token_at(self) -> Ints:
+        """Smallest token id that ends at each node, -1 for none."""
+        found = np.full(len(self.byte), -1, dtype=np.int32)
+        ids = np.nonzero(self.node_of >= 0)[0][::-1]
+        found[self.node_of[ids]] = ids
+        return found
+
+    @cached_property
+    def doubles(self) -> tuple[Ints, Ints]:
+        """(ids, ids spelled the same and smaller): tokens that `token_at` leaves out."""
+        ids = np.nonzero(self.node_of >= 0)[0].astype(np.int32)
+        smallest = self.token_at[self.node_of[ids]]
+        others = ids != smallest
+        return ids[others], smallest[others]
