@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.tinymodel import MASK, write_model
 from unmask import LM
 from unmask.cli import run
+from unmask.model.checkpoint import open_checkpoint, read_adapter
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,33 @@ def test_an_adapter_that_loads(base: Path, text: Path, tmp_path: Path, capsys: p
     plain = LM.load(base, dtype="float32").generate("the cat", mode="ar", max_tokens=12, ignore_eos=True)
     drafted = lm.generate("the cat", mode="self-speculation", max_tokens=12, ignore_eos=True)
     assert drafted.token_ids == plain.token_ids
+
+
+def test_an_adapter_that_begins_as_another(
+    base: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a learning rate of next to nothing the second is the first, its coherence head included."""
+    head = ["--set", "adapter.coherence=5"]
+    assert run(command(base, text, tmp_path / "one", "--steps", "2", *head)) == 0
+    first = ["--start", str(tmp_path / "one"), "--steps", "1", "--set", "optimiser.lr=1e-12"]
+    assert run(command(base, text, tmp_path / "two", *first, *head)) == 0
+    config = open_checkpoint(base).config
+    one, two = (read_adapter(tmp_path / name, config) for name in ("one", "two"))
+    assert one.coherence is not None
+    assert two.coherence is not None
+    for a, b in zip(one.coherence, two.coherence, strict=True):
+        torch.testing.assert_close(a, b)
+    for name, pair in one.matrices.items():
+        torch.testing.assert_close(pair, two.matrices[name])
+    capsys.readouterr()
+    for more, message in [
+        (["--set", "adapter.rank=3", "--set", "adapter.alpha=3"], "lora_A, and the one to be trained [3, 32]"),
+        (["--set", "adapter.alpha=3", *head], "has alpha / rank 1, the one to be trained 0.75"),
+        ([], "as coherence.hidden, and the one to be trained nothing"),
+        (["--method", "joint"], "only an adapter can start from an adapter"),
+    ]:
+        assert run(command(base, text, tmp_path / "three", "--run", str(tmp_path / message[:6]), *first, *more)) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_joint_model_that_loads(base: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,3 +231,16 @@ def test_auto_follows_the_measured_costs() -> None:
     cliff = ((1, 1.0), (32, 1.0), (33, 20.0), (64, 40.0))
     assert auto.choose(traits, Speculation(32, costs=cliff, profile=sure)) == ("linearspec", 32)
     assert auto.choose(traits, Speculation(8, costs=cliff, profile=sure))[1] == 8
+
+
+def test_what_a_drafter_costs_beyond_its_rows_is_spent_only_where_it_pays() -> None:
+    """Rows are free, but a drafter's are not: groups go, and the draft that is there is still verified."""
+    draft = drafted(6, 7, prob=0.9)
+    assert adaptivespec.layout(adaptive(*draft, costs=FREE)).groups
+    dear = Speculation(8, costs=FREE, draft_costs=((1, 50.0), (9, 50.0)))
+    state = adaptive(*draft, costs=FREE)
+    chosen = adaptivespec.layout(replace(state, request=replace(state.request, settings=dear)))
+    assert chosen == Layout(2, 0)
+    assert adaptivespec.surcharge(Speculation(costs=((1, 2.0), (9, 2.0)), draft_costs=((1, 1.0), (5, 3.0))), 3) == 1.0
+    assert adaptivespec.surcharge(dear, 0) == 0
+    assert auto.linear_rate(dear, 8) < auto.linear_rate(replace(dear, draft_costs=()), 8) / 2

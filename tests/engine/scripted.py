@@ -79,7 +79,9 @@ class Scripted:
         first, second = (wrong, true) if drafted and position % 3 == 0 else (true, wrong)
         return Row(first, 0.6 + 0.1 * (position % 4), second, 0.05)
 
-    def measure(self, rows: Sequence[int], pages: Sequence[int]) -> tuple[tuple[int, float], ...]:
+    def measure(
+        self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None
+    ) -> tuple[tuple[int, float], ...]:
         return tuple((count, 1.0 + count / 100) for count in rows)
 
 

@@ -69,7 +69,7 @@ def watch(mine: Engine) -> None:
     assert mine.pages.in_use == 0
 
 
-@given(st.lists(requests(), min_size=1, max_size=3), st.booleans(), st.integers(2, 12), st.sampled_from([36, 100]))
+@given(st.lists(requests(), min_size=1, max_size=3), st.booleans(), st.integers(2, 12), st.sampled_from([50, 100]))
 @settings(max_examples=60)
 def test_kept_rows_are_a_fresh_prefill_and_stay_as_they_are(
     asked: list[Request], reuse: bool, chunk: int, pages: int

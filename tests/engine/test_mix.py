@@ -67,7 +67,7 @@ EVENTS = st.lists(
 @given(
     st.lists(requests(), min_size=3, max_size=8),
     EVENTS,
-    st.integers(21, 28),
+    st.integers(38, 45),
     st.sampled_from([8, 2, 1]),
     st.sampled_from([512, 16, 4]),
     st.booleans(),

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.tiny import MASK, VOCAB, Breaks, Oracle, alone, engine
+from tests.engine.tiny import ADAPTERS, MASK, VOCAB, Breaks, Oracle, alone, engine
 from unmask.types import Diffusion, Ids, Request, Sampling, Speculation, Traits
 
 SPECULATIVE = ["linearspec", "quadspec", "adaptivespec"]
@@ -33,7 +33,7 @@ SAMPLING = st.builds(
 
 @st.composite
 def traits(draw: st.DrawFn) -> Traits:
-    adapter = draw(st.sampled_from([None, "draft"]))
+    adapter = draw(st.sampled_from([None, *ADAPTERS]))
     made = Traits(mask_id=MASK, draft_adapter=adapter, denoise_adapter=adapter)
     if draw(st.booleans()):
         return replace(made, seed="causal")

@@ -100,6 +100,11 @@ def deal(works_: list[Work], seed: int | None) -> list[list[int]]:
 
 def dense(model: Decoder, work: Work) -> Tensor:
     """Logits [R, V] of the rows that the plan reads, from one dense forward over context and plan."""
+    return model.logits(dense_hidden(model, work))
+
+
+def dense_hidden(model: Decoder, work: Work, adapter: str = "draft") -> Tensor:
+    """The hidden states [R, D] behind those."""
     spans = work.all_spans
     starts = visibility.offsets(spans)
     rows = [(start + i, span, i) for start, span in zip(starts, spans, strict=False) for i in range(len(span.tokens))]
@@ -110,12 +115,12 @@ def dense(model: Decoder, work: Work) -> Tensor:
         torch.tensor([span.tokens[i] for _, span, i in rows]),
         torch.tensor(positions),
         max(positions),
-        {"draft": torch.tensor(gated)} if gated else {},
-        {"draft": torch.tensor(unknown)} if unknown else {},
+        {adapter: torch.tensor(gated)} if gated else {},
+        {adapter: torch.tensor(unknown)} if unknown else {},
     )
     hidden = model(batch, dense_attend(visibility.mask(spans)))
     shift = len(spans) - len(work.plan.spans)
-    return model.logits(hidden[[starts[read.span + shift] + row for read in work.plan.reads for row in read.rows]])
+    return hidden[[starts[read.span + shift] + row for read in work.plan.reads for row in read.rows]]
 
 
 def check_dense(works_: list[Work], seed: int | None, exact: bool) -> None:

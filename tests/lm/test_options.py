@@ -110,8 +110,10 @@ def test_each_option_is_used() -> None:
         "draft_block_size": 3,
         "draft_threshold": 0.3,
         "alternatives": 1,
+        "lookup": 4,
     }
-    assert changed.keys() | {"stop"} == set(Options.__dataclass_fields__)
+    # A constraint needs the vocabulary: see test_constraints.
+    assert changed.keys() | {"stop", "constraints"} == set(Options.__dataclass_fields__)
     for name, value in changed.items():
         bases: list[dict[str, Any]] = [{"mode": "fastdiffuser"}, {"mode": "self-speculation"}]
         differs = False

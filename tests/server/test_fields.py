@@ -20,6 +20,8 @@ TRAITS = Traits(mask_id=1, trained=True, block_size=8)
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}]}
 LINEAR = {"generation_mode": "self-speculation", "spec_variant": "linearspec"}
 DIFFUSION = {"generation_mode": "fastdiffuser"}
+SCHEMA = {"type": "integer"}
+BY_SCHEMA: dict[str, Any] = {"constraints": [{"type": "json_schema", "schema": SCHEMA}]}
 # Alias -> [(a value of it, what it is the same as)]. The rest of the body makes the mode fit.
 SAME: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "max_completion_tokens": [(5, {"max_tokens": 5})],
@@ -66,6 +68,26 @@ SAME: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     ],
     "diffusion_block_size": [(16, {"block_size": 16})],
     "diffusion_steps": [(4, {"steps": 4})],
+    "response_format": [
+        ({"type": "text"}, {}),
+        ({"type": "json_object"}, {"constraints": [{"type": "json_object"}]}),
+        ({"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}, BY_SCHEMA),
+    ],
+    "structured_outputs": [
+        ({"json": SCHEMA, "regex": None}, BY_SCHEMA),
+        ({"json_object": True}, {"constraints": [{"type": "json_object"}]}),
+        ({"regex": "a+"}, {"constraints": [{"type": "regex", "pattern": "a+"}]}),
+        ({"choice": ["a", "b"]}, {"constraints": [{"type": "choice", "values": ["a", "b"]}]}),
+        ({"grammar": 'start: "a"'}, {"constraints": [{"type": "grammar", "text": 'start: "a"'}]}),
+    ],
+    "guided_json": [(SCHEMA, BY_SCHEMA), ('{"type": "integer"}', BY_SCHEMA)],
+    "guided_regex": [("a+", {"constraints": [{"type": "regex", "pattern": "a+"}]})],
+    "guided_choice": [(["a", "b"], {"constraints": [{"type": "choice", "values": ["a", "b"]}]})],
+    "guided_grammar": [('root ::= "a"', {"constraints": [{"type": "grammar", "text": 'root ::= "a"'}]})],
+    "json_schema": [('{"type": "integer"}', BY_SCHEMA)],
+    "regex": [("a+", {"constraints": [{"type": "regex", "pattern": "a+"}]})],
+    "ebnf": [('root ::= "a"', {"constraints": [{"type": "grammar", "text": 'root ::= "a"', "syntax": "gbnf"}]})],
+    "grammar": [('root ::= "a"', {"constraints": [{"type": "grammar", "text": 'root ::= "a"', "syntax": "gbnf"}]})],
 }
 CASES = [(name, value, meaning) for name, cases in SAME.items() for value, meaning in cases]
 
@@ -143,9 +165,12 @@ def test_every_field_is_an_option_or_none() -> None:
         ({"dllm_algorithm": "Gemma4Renoise"}, "must be one of 'FastDiffuser'"),
         ({"linear_speculation": 1}, "must be one of True, False, got 1"),
         ({"remasking": {"a": [1]}}, "must be one of"),
-        ({"suffix": "x"}, "suffix is refused: infill is not supported yet"),
-        ({"fim_mode": True}, "fim_mode is refused"),
-        ({"response_format": {"type": "json_object"}}, "response_format is refused: structured output"),
+        ({"suffix": "x", "fim_mode": False}, "fim_mode is false, and there is a suffix"),
+        ({"suffix": "x", "echo": True}, "echo with a suffix is not supported"),
+        ({"response_format": {"type": "xml"}}, "response_format must have a type of text, json_object or json_schema"),
+        ({"response_format": {"type": "json_schema"}}, "response_format must have a json_schema with a schema in it"),
+        ({"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs must be an object with exactly one"),
+        ({"guided_regex": "a", "guided_choice": ["a"]}, "contradict each other: both set constraints"),
         ({"extra_body": {"constraint_refinement_rounds": 3}}, "constraint_refinement_rounds is refused"),
         ({"tools": [{}]}, "tools is refused: tool calls"),
         ({"store": True}, "store is refused"),

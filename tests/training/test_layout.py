@@ -31,6 +31,7 @@ from unmask.training.sample import Sample
 from unmask.types import Plan, Request, Span, Traits
 
 SAMPLES = [tiny.sample(3, (9, 14), padding=1), tiny.sample(4, (24,)), tiny.sample(5, (1, 2, 20), padding=1)]
+SAMPLES.append(tiny.gap_sample(6))
 SEEDS = ["block", "causal", "copy"]
 
 
@@ -128,6 +129,8 @@ def test_the_clean_half_is_plain_ar(method: Any) -> None:
     found = together(model, doubled, Split(doubled), "unmask" if method == "adapter" else None)
     bounds = doubled.documents.tolist()
     for first, last in itertools.pairwise(bounds):
+        # Of a document with a gap, what is before it; its other rows are out of order, see test_gaps.
+        last = first + int(np.argmax(np.append(np.diff(doubled.position[first:last]) != 1, True))) + 1
         alone = run_spans(model, (Span(tuple(doubled.ids[first:last].tolist()), 0),))
         torch.testing.assert_close(found.clean[first:last], alone, rtol=0, atol=1e-12)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from unmask.config import ModelConfig
 from unmask.model.decoder import Decoder
+from unmask.training.gaps import Gap, Rows, lay_gap, pack
 from unmask.training.sample import Sample
 from unmask.training.settings import Adapter, Blocks, Loss, Noise, Optimiser, TrainConfig
 from unmask.training.trainable import make_trainable
@@ -43,7 +44,7 @@ def trained(model: Decoder, config: TrainConfig, seed: int = 1) -> dict[str, nn.
     """Parameters as after some training: an adapter's B matrices are no longer zero."""
     parameters, generator = make_trainable(model, config), torch.Generator().manual_seed(seed)
     for name, parameter in parameters.items():
-        if name.endswith("lora_B"):
+        if name.endswith(("lora_B", "coherence.out")):
             nn.init.normal_(parameter, std=0.5, generator=generator)
     return parameters
 
@@ -84,6 +85,18 @@ def sample(index: int, lengths: Sequence[int] = (24,), padding: int = 0, seed: i
     document = np.concatenate([np.full(n, i) for i, n in enumerate(lengths)] + [np.full(padding, -1)])
     position = np.concatenate([np.arange(n) for n in (*lengths, padding)])
     return Sample(index, ids.astype(np.int64), document.astype(np.int32), position.astype(np.int64), document >= 0)
+
+
+def gap_sample(index: int) -> Sample:
+    """A document whose first 7 tokens and last 6 stand around a gap of 6, in blocks of 4, a block too far apart; and a
+    document without a gap."""
+    whole = config()
+    whole = replace(whole, infill=replace(whole.infill, end_id=MASK - 1))
+    ids = tuple(sample(index, (19,)).ids.tolist())
+    gap = lay_gap(Gap(ids[:7], ids[7:13], ids[13:]), 99, 3, whole)
+    assert gap is not None
+    plain = sample(index + 1, (5,))
+    return pack(index, [gap, Rows(plain.ids, plain.position, plain.supervised, np.zeros(5, dtype=np.bool_))], 30)
 
 
 class Patterns:

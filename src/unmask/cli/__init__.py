@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from unmask import __version__
-from unmask.cli import chat, convert, demo, evaluate, generate, pull, serve
+from unmask.cli import chat, convert, demo, evaluate, fill, generate, pull, serve
 
 app = typer.Typer(
     name="unmask",
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo.demo, pull.pull, chat.chat, generate.generate, serve.serve, convert.convert):
+for command in (demo.demo, pull.pull, chat.chat, generate.generate, fill.fill, serve.serve, convert.convert):
     app.command()(command)
 app.command("eval")(evaluate.evaluate)
 

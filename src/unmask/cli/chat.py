@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unmask.cli.common import DEFAULT_MODEL, err, load_model, out, summary
-from unmask.cli.flags import Model, with_decoding
+from unmask.cli.constraining import CONSTRAINTS, constrained
+from unmask.cli.flags import DECODING, LOADING, Model, with_flags
 from unmask.cli.generate import print_one, watch_one
 
 if TYPE_CHECKING:
@@ -22,16 +23,17 @@ HELP = """\
 /help, /quit        Ctrl-C stops an answer, Ctrl-D ends"""
 
 
-@with_decoding
+@with_flags(options=DECODING, loading=LOADING, constraint=CONSTRAINTS)
 def chat(
     options: dict[str, Any],
     loading: dict[str, Any],
+    constraint: dict[str, Any],
     model: Model = DEFAULT_MODEL,
     system: Annotated[str | None, typer.Option("--system", help="System message.", show_default=False)] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show masks being filled.")] = False,
 ) -> None:
     """Talk with a model. Type /help for what can be changed while you do."""
-    talk = Conversation(load_model(model, **loading), options, system, watch)
+    talk = Conversation(load_model(model, **loading), constrained(options, constraint), system, watch)
     if sys.stdin.isatty():
         err.print(f"{model}, mode {talk.mode}. /help shows what can be changed.", style="dim")
     while not talk.ended:

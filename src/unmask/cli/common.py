@@ -72,7 +72,7 @@ def as_json(generation: Generation) -> dict[str, Any]:
         "strategy": generation.strategy,
         "prompt_tokens": len(generation.prompt_ids),
         "stats": numbers,
-    }
+    } | ({"constraint": generation.constraint._asdict()} if generation.constraint else {})
 
 
 def summary(generation: Generation) -> str:

@@ -45,12 +45,23 @@ def convert(
     block_size: Annotated[
         int | None, typer.Option("--block-size", help="Tokens denoised together.", show_default=False)
     ] = None,
+    infill: Annotated[
+        float | None,
+        typer.Option(
+            "--infill",
+            help="Share of the samples that have a gap, so that `unmask fill` can be used.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, as in --set optimiser.lr=3e-4.", show_default=False),
     ] = None,
     held_out: Annotated[
         list[str] | None, typer.Option("--held-out", help="Data to measure on.", show_default=False)
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Adapter folder that the new one begins as.", show_default=False)
     ] = None,
     mask_id: Annotated[
         int | None, typer.Option("--mask-id", help="Token that stands for 'unknown'.", show_default=False)
@@ -70,7 +81,8 @@ def convert(
     from unmask.training.packing import Data
     from unmask.training.tensorboard import Board
 
-    config = settings_of(recipe, method, stage, steps, minutes, block_size, settings or [])
+    gaps = [] if infill is None else [f"infill.share={infill}"]
+    config = settings_of(recipe, method, stage, steps, minutes, block_size, [*gaps, *(settings or [])])
     what = Conversion(
         model=model,
         data=Data(tuple(data or ["starter"]), held_out=tuple(held_out or ())),
@@ -79,6 +91,7 @@ def convert(
         run=run or folder.with_name(folder.name + ".run"),
         mask_id=mask_id,
         overwrite=overwrite,
+        start=start,
     )
     board = Board(what.run / "tensorboard") if tensorboard else None
     speaks = int(os.environ.get("RANK", "0")) == 0  # under torchrun, one process tells what all of them do

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from unmask.cli.common import DEFAULT_MODEL, as_json, err, load_model, out
-from unmask.cli.flags import AdapterFolder, Device, Dtype, Model
+from unmask.cli.flags import AdapterFolder, Device, Dtype, Model, Quantize
 from unmask.cli.generate import watch_one
 
 if TYPE_CHECKING:
@@ -36,13 +36,14 @@ def demo(
     dtype: Dtype = None,
     device: Device = None,
     adapter: AdapterFolder = None,
+    quantize: Quantize = None,
     exactness: Annotated[
         str, typer.Option("--exactness", help="exact compares ids for real; fast shows the quickest kernels.")
     ] = "exact",
     as_objects: Annotated[bool, typer.Option("--json", help="One JSON object per mode, nothing else.")] = False,
 ) -> None:
     """See a model unmask text in every mode, and what each mode costs."""
-    lm = load_model(model, dtype=dtype, device=device, exactness=exactness, adapter=adapter)
+    lm = load_model(model, dtype=dtype, device=device, exactness=exactness, adapter=adapter, quantize=quantize)
     ids = lm.encode_chat([{"role": "user", "content": prompt}])
     warm_up = {"max_tokens": 2, "ignore_eos": True}
     done: dict[str, Generation] = {}

@@ -1,6 +1,7 @@
 """The decoding flags that every generating verb has, written once.
 
-`with_decoding` gives a command one flag per option of `lm.Options` and hands it the flags that were set.
+`with_decoding` gives a command one flag per option of `lm.Options` and hands it the flags that were set; `with_flags`
+does so for any group of flags.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ DECODING: dict[str, Any] = {
         float, METHOD, "linearspec: draft in several forwards, placing what is this sure.", "--draft-threshold"
     ),
     "alternatives": flag(int, METHOD, "adaptivespec: most second-best tokens beside the draft.", "--alternatives"),
+    "lookup": flag(int, METHOD, "adaptivespec: shortest repetition worth a draft, in tokens; 0: none.", "--lookup"),
     "block_size": flag(
         int, METHOD, "fastdiffuser: tokens denoised together.", "--block-size", "--diffusion-block-size"
     ),
@@ -94,8 +96,18 @@ AdapterFolder = Annotated[
         show_default=False,
     ),
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize",
+        help="int8: faster in every mode. int4: smallest. Both cost some quality.",
+        rich_help_panel="Model",
+        show_default=False,
+    ),
+]
 LOADING: dict[str, Any] = {
     "dtype": Dtype,
+    "quantize": Quantize,
     "device": Device,
     "exactness": Exactness,
     "mask_id": MaskId,
@@ -103,26 +115,36 @@ LOADING: dict[str, Any] = {
 }
 
 
-def with_decoding(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the decoding and loading flags: it gets `options` and `loading`, dicts of those that were set."""
-    groups = {"options": DECODING, "loading": LOADING}
-    signature = inspect.signature(command, eval_str=True)
-    own = [parameter for name, parameter in signature.parameters.items() if name not in groups]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for flags in groups.values()
-        for name, annotation in flags.items()
-    ]
+Command = Callable[..., None]
 
-    @wraps(command)
-    def wrapper(*arguments: Any, **given: Any) -> None:
-        taken = {
-            group: {name: value for name in flags if (value := given.pop(name, None)) is not None}
-            for group, flags in groups.items()
-        }
-        command(*arguments, **given, **taken)
 
-    del wrapper.__wrapped__  # typer reads annotations through it
-    wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
-    return wrapper
+def with_flags(**groups: dict[str, Any]) -> Callable[[Command], Command]:
+    """Give a command the flags of each group, and hand it, under the group's name, a dict of those that were set."""
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for name, parameter in signature.parameters.items() if name not in groups]
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for flags in groups.values()
+            for name, annotation in flags.items()
+        ]
+
+        @wraps(command)
+        def wrapper(*arguments: Any, **given: Any) -> None:
+            taken = {
+                group: {name: value for name in flags if (value := given.pop(name, None)) is not None}
+                for group, flags in groups.items()
+            }
+            command(*arguments, **given, **taken)
+
+        del wrapper.__wrapped__  # typer reads annotations through it
+        wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
+        return wrapper
+
+    return decorate
+
+
+# Decoding and loading: a command gets `options` and `loading`.
+with_decoding = with_flags(options=DECODING, loading=LOADING)

@@ -10,7 +10,8 @@ import typer
 from rich.live import Live
 
 from unmask.cli.common import DEFAULT_MODEL, as_json, err, load_model, out, summary
-from unmask.cli.flags import Model, with_decoding
+from unmask.cli.constraining import CONSTRAINTS, constrained
+from unmask.cli.flags import DECODING, LOADING, Model, with_flags
 from unmask.types import Frame, Ids
 from unmask.view.terminal import screen
 
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from unmask.lm import LM, Generation
 
 
-@with_decoding
+@with_flags(options=DECODING, loading=LOADING, constraint=CONSTRAINTS)
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="Text to continue; several run in one batch; - reads stdin.")],
     options: dict[str, Any],
     loading: dict[str, Any],
+    constraint: dict[str, Any],
     model: Model = DEFAULT_MODEL,
     chat: Annotated[bool, typer.Option("--chat", help="Take each prompt as a user's message.")] = False,
     system: Annotated[
@@ -40,6 +42,7 @@ def generate(
         raise ValueError("--logprobs is part of the JSON: add --json")
     if watch and (as_objects or len(prompts) > 1):
         raise ValueError("--watch shows one text as it is made: give one prompt, and no --json")
+    options = constrained(options, constraint)
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
     lm = load_model(model, **loading)
     ids = [prompt_ids(lm, text, chat or system is not None, system) for text in texts]

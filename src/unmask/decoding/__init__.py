@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 
 from unmask.decoding import adaptivespec, ar, auto, fastdiffuser, linearspec, quadspec
-from unmask.decoding.common import Strategy, context_spans
+from unmask.decoding.common import Strategy, block_size, context_spans
+from unmask.decoding.lookup import LOOKUP_LENGTH
 from unmask.types import Request, Speculation
 
 STRATEGIES: dict[str, ModuleType] = {
@@ -28,10 +29,14 @@ def strategy(name: str) -> Strategy:
 
 def scratch_rows(request: Request) -> int:
     """Most rows of one plan beyond the ids that the request may ever keep."""
+    if request.strategy == "fastdiffuser" and request.room:
+        return block_size(request)  # the last block of a gap is whole, however few of its tokens are wanted
     if request.strategy in ("ar", "fastdiffuser", "linearspec"):
         return 1  # linearspec may run its seed twice
     settings = request.settings if isinstance(request.settings, Speculation) else Speculation()
     block = settings.draft_block_size
+    looks = request.strategy != "quadspec" and settings.lookup and block > 1
+    longest = max(block, LOOKUP_LENGTH + 1) if looks else block
     alternatives = min(settings.alternatives, block)
-    # A group, of a seed and masks, for each of `block` acceptances; a row and a group for each alternative.
-    return (block + alternatives) * (block + 1) + alternatives
+    # A group, of a seed and masks, for each of `longest` acceptances; a row and a group for each alternative.
+    return (longest + alternatives) * (block + 1) + alternatives

@@ -121,12 +121,30 @@ def prices(costs: tuple[tuple[int, float], ...], most: int) -> tuple[float, ...]
     return tuple(price(costs, rows) for rows in range(most + 1))
 
 
+@lru_cache(maxsize=64)
+def surcharges(settings: Speculation, most: int) -> tuple[float, ...]:
+    """`surcharge` of 0, 1, ... `most` rows."""
+    return tuple(surcharge(settings, rows) for rows in range(most + 1))
+
+
+def surcharge(settings: Speculation, rows: int) -> float:
+    """What so many rows of a drafter cost beyond the `price` of plain ones, in the same units."""
+    if not rows or len(settings.draft_costs) < 2:
+        return 0.0
+    one = settings.costs[0][1] if len(settings.costs) > 1 else DEFAULT_COSTS[0][1]
+    return max(between(settings.draft_costs, rows), 0.0) / one
+
+
 def price(costs: Sequence[tuple[int, float]], rows: int) -> float:
     """Time of a forward of so many rows in units of a one-row forward: piecewise linear, extended by its last slope."""
     table = costs if len(costs) > 1 else DEFAULT_COSTS
+    return between(table, rows) / table[0][1]
+
+
+def between(table: Sequence[tuple[int, float]], rows: int) -> float:
     i = min(max(bisect_left(table, (rows, 0.0)), 1), len(table) - 1)
     (r0, t0), (r1, t1) = table[i - 1], table[i]
-    return (t0 + (t1 - t0) * (rows - r0) / (r1 - r0)) / table[0][1]
+    return t0 + (t1 - t0) * (rows - r0) / (r1 - r0)
 
 
 def layout(state: State) -> Layout:
@@ -145,6 +163,7 @@ def layout(state: State) -> Layout:
     gains = expected_gains(settings, profile, room)
     widest = lead + max(masks for masks, _ in gains)
     cost = prices(settings.costs, base + len(drafted) + (len(drafted) + 1) * widest)
+    extra = surcharges(settings, (len(drafted) + 1) * widest)
     best, best_value = Layout(0, 0), 1.0 - cost[base]
     for verify in range(len(drafted) + 1):
         now = sum(reached[: verify + 1])
@@ -156,7 +175,7 @@ def layout(state: State) -> Layout:
                 if count:
                     value += stops[order[count - 1]] * gain
                     rows += lead + masks
-                total = value - cost[rows]
+                total = value - cost[rows] - extra[count * (lead + masks)]
                 if total > best_value + 1e-9:
                     best, best_value = Layout(verify, masks if count else 0, tuple(sorted(order[:count]))), total
     return with_alternatives(state, best, trust, reached, gains, lead)
@@ -183,7 +202,9 @@ def with_alternatives(
 ) -> Layout:
     """Add second-best tokens, the likeliest to be wanted first, while each is worth its row (and its group's rows)."""
     settings, base = speculation(state), len(state.ids) - state.kept
-    rows = base + chosen.verify + len(chosen.groups) * (lead + chosen.masks)
+    group = lead + chosen.masks
+    drafting = len(chosen.groups) * group
+    rows = base + chosen.verify + drafting
     gain = dict(gains).get(chosen.masks, 0.0)
     # Given a rejection, the runner-up is right about as often as its share of what the draft left over.
     wanted = sorted(
@@ -196,14 +217,16 @@ def with_alternatives(
     )
     alone, grouped = list[int](), list[int]()
     for negative, j in wanted[: settings.alternatives]:
-        here = price(settings.costs, rows)
-        with_row = -negative - (price(settings.costs, rows + 1) - here)
-        with_group = -negative * (1 + gain) - (price(settings.costs, rows + 1 + lead + chosen.masks) - here)
+        here = price(settings.costs, rows) + surcharge(settings, drafting)
+        with_row = -negative - (price(settings.costs, rows + 1) + surcharge(settings, drafting) - here)
+        whole = price(settings.costs, rows + 1 + group) + surcharge(settings, drafting + group)
+        with_group = -negative * (1 + gain) - (whole - here)
         if max(with_row, with_group) <= 0:
             break
         alone.append(j)
         rows += 1
         if chosen.masks and with_group > with_row:
             grouped.append(j)
-            rows += lead + chosen.masks
+            rows += group
+            drafting += group
     return Layout(chosen.verify, chosen.masks, chosen.groups, tuple(sorted(alone)), tuple(sorted(grouped)))

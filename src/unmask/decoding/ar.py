@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from unmask.decoding.common import make_plan, prefill, read_causal, settle, step_of, token_of
+from unmask.decoding.common import allowed_at, make_plan, places, prefill, read_causal, settle, step_of, token_of
 from unmask.types import Outcome, Plan, Request, Rows, Span, State
 
 
 def start(request: Request) -> State:
-    return State(request)
+    return State(request, matcher=request.constraint)
 
 
 def need(state: State) -> Plan:
@@ -16,8 +16,8 @@ def need(state: State) -> Plan:
         return chunk
     return make_plan(
         state,
-        (Span(ids[state.kept :], state.kept),),
-        (read_causal(state.request, 0, (len(ids) - state.kept - 1,)),),
+        (Span(ids[state.kept :], state.place),),
+        (read_causal(state.request, 0, (len(ids) - state.kept - 1,), allowed_at(state, places(state, ()))),),
     )
 
 

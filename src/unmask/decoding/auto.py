@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from unmask.decoding.adaptivespec import DEFAULT_ACCEPTANCE, price, reach
+from unmask.decoding.adaptivespec import DEFAULT_ACCEPTANCE, price, reach, surcharge
 from unmask.types import Request, Speculation, Traits
 
 DRAFT_BLOCKS = (2, 4, 8, 16, 32)
@@ -42,7 +42,7 @@ def padded(profile: Sequence[float], slots: int) -> list[float]:
 def linear_rate(settings: Speculation, block: int) -> float:
     """Tokens per one-row forward time of rounds of `block`: a draft and a verify forward of that many rows each."""
     tokens = sum(reach(padded(settings.profile, block - 1)))
-    return tokens / (2 * price(settings.costs, block))
+    return tokens / (2 * price(settings.costs, block) + surcharge(settings, block))
 
 
 def adaptive_rate(settings: Speculation, most: int) -> float:
@@ -50,6 +50,7 @@ def adaptive_rate(settings: Speculation, most: int) -> float:
     rates = [1.0]
     for block in DRAFT_BLOCKS:
         if block <= most:
-            rows = block + (block // 2 + 1) * (block + 1)
-            rates.append(sum(reach(padded(settings.profile, block - 1))) / price(settings.costs, rows))
+            drafting = (block // 2 + 1) * (block + 1)
+            time = price(settings.costs, block + drafting) + surcharge(settings, drafting)
+            rates.append(sum(reach(padded(settings.profile, block - 1))) / time)
     return max(rates)

@@ -6,37 +6,68 @@ Nemotron-Labs-Diffusion's `generate`, arXiv 2607.05722 section 3.1; revision and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from unmask.decoding.common import (
+    allowed_at,
     block_size,
     context_spans,
     make_plan,
     mask_id,
+    places,
     prefill,
     read_causal,
     settle,
     step_of,
 )
-from unmask.types import Diffusion, Frame, Outcome, Plan, Read, Request, Row, Rows, Slot, SlotState, Span, State, Token
+from unmask.types import (
+    Choices,
+    Diffusion,
+    Frame,
+    IdSet,
+    Outcome,
+    Plan,
+    Read,
+    Request,
+    Row,
+    Rows,
+    Slot,
+    SlotState,
+    Span,
+    State,
+    Token,
+)
 
 MASKED, TENTATIVE, COMMITTED, FROZEN = SlotState.MASKED, SlotState.TENTATIVE, SlotState.COMMITTED, SlotState.FROZEN
+# Tokens that a constrained slot proposes, likeliest first.
+PROPOSALS = 8
 
 
 def start(request: Request) -> State:
-    return open_block(State(request), len(request.prompt))
+    return open_block(State(request, matcher=request.constraint), len(request.prompt))
 
 
 def open_block(state: State, position: int) -> State:
     """A fresh block from absolute `position`. Blocks of a block-causal checkpoint are aligned to position 0, so that
-    the first of them may begin inside the prompt; those slots are frozen."""
+    the first of them may begin inside the prompt; those slots are frozen. Those of a gap are whole, as in training:
+    what lies beyond the request's last token is its end, and known."""
     request, size = state.request, block_size(state.request)
     start = position // size * size if request.traits.context == "block" else position
     given = tuple(Slot(token, FROZEN, 1.0) for token in request.prompt[start:])
-    unknown = min(size - len(given), len(request.prompt) + request.max_tokens - position)
-    masked = (Slot(mask_id(request.traits), MASKED),) * unknown
-    return replace(state, block=given + masked, block_start=start, block_step=0)
+    unknown = min(size - len(given), limit(request) - position)
+    block = given + (Slot(mask_id(request.traits), MASKED),) * unknown
+    if request.room and request.traits.gap_end is not None:
+        whole = min(size, len(request.prompt) + request.room - position)
+        block += (Slot(request.traits.gap_end, FROZEN, 1.0),) * (whole - unknown)
+    way = () if state.matcher is None else state.matcher.ending(state.remaining, unknown)[:unknown]
+    return replace(state, block=block, block_start=start, block_step=0, way=way)
+
+
+def limit(request: Request) -> int:
+    """Absolute position after the last token that the request may emit."""
+    return len(request.prompt) + request.max_tokens
 
 
 def settings_of(state: State) -> Diffusion:
@@ -60,11 +91,14 @@ def asked(state: State) -> tuple[list[int], list[int]]:
 
 def need(state: State) -> Plan:
     request = state.request
-    if chunk := prefill(state, state.block_start):
+    row = state.block_start + len(request.suffix)
+    if chunk := prefill(state, row):
         return chunk
-    context = context_spans(request, state.ids, state.kept, state.block_start)
+    context = context_spans(request, state.ids, state.kept, row)
     if wants_seed(state):
-        return make_plan(state, context, (read_causal(request, len(context) - 1, (len(context[-1].tokens) - 1,)),))
+        last = len(context[-1].tokens) - 1
+        allowed = allowed_at(state, places(state, ()))
+        return make_plan(state, context, (read_causal(request, len(context) - 1, (last,), allowed),))
     masked, placed = asked(state)
     block = Span(
         tuple(slot.token for slot in state.block),
@@ -82,8 +116,9 @@ def need(state: State) -> Plan:
         given=(-1,) * len(masked) + tuple(state.block[i].token for i in placed) if placed else (),
         detail=True,
         entropy=settings_of(state).sampler == "entropy",
-        top=request.logprobs,
+        top=request.logprobs if state.matcher is None else max(request.logprobs or 0, PROPOSALS),
         bans_mask=True,
+        allowed=allowed_first(state, masked, len(placed)),
     )
     return make_plan(state, (*context, block), (read,))
 
@@ -94,18 +129,22 @@ def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
     step = step_of(state)
     if wants_seed(state):
         slot = Slot(rows[0].id, COMMITTED, rows[0].prob, 0, step, rows[0].logprob, rows[0].top)
+        state = with_seed(state, slot.token)
         seeded = close_at_stop(state, [slot, *state.block[1:]])
         return advance(state, plan, seeded, keep=plan.rows, revisions=0, denoised=False)
     masked, placed = asked(state)
     settings = settings_of(state)
     candidates = list(zip(masked, rows[: len(masked)], strict=True))
+    if state.matcher is not None:
+        state, candidates = along_the_way(state, candidates)
+        masked = [i for i, _ in candidates]
     last = settings.steps is not None and state.block_step + 1 >= settings.steps
-    chosen = masked if last else choose(candidates, settings, state.block_step, len(state.block))
+    chosen = masked if last or not masked else choose(candidates, settings, state.block_step, len(state.block))
     fixed = settings.revision_threshold is None
     block = list(state.block)
     revisions = 0
     if not last:
-        for i, row in zip(placed, rows[len(masked) :], strict=True):
+        for i, row in zip(placed, rows[len(rows) - len(placed) :], strict=True):
             if row.given_prob < (settings.revision_threshold or 0.0) and block[i].revisions < settings.max_revisions:
                 block[i] = Slot(mask_id(state.request.traits), MASKED, revisions=block[i].revisions + 1)
                 revisions += 1
@@ -113,8 +152,75 @@ def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
         if i in chosen:
             status = COMMITTED if fixed else TENTATIVE
             block[i] = Slot(row.id, status, row.prob, block[i].revisions, step, row.logprob, row.top)
-    keep = plan.rows - len(state.block)
-    return advance(state, plan, close_at_stop(state, block), keep=keep, revisions=revisions, denoised=True)
+    keep, closed = plan.rows - len(state.block), close_at_stop(state, block)
+    if state.matcher is not None:
+        closed = closed_at_end(state, closed)
+    return advance(state, plan, closed, keep=keep, revisions=revisions, denoised=True)
+
+
+def open_slots(state: State) -> range:
+    """Slots that are not emitted yet, up to where a text has ended."""
+    first = state.end - state.block_start
+    stop = min(len(state.block), limit(state.request) - state.block_start)
+    return range(first, next((i for i in range(first, stop) if state.block[i].state is FROZEN), stop))
+
+
+def allowed_first(state: State, masked: Sequence[int], others: int) -> tuple[IdSet | None, ...]:
+    """What may stand in the first masked slot, which is certain: all before it is placed. Later slots: anything."""
+    before = [state.block[i].token for i in open_slots(state) if i < masked[0]]
+    found = places(state, before)
+    if len(found) <= len(before):
+        return ()
+    return (allowed_at(state, found)[-1], *(None,) * (len(masked) - 1 + others))
+
+
+def with_seed(state: State, seed: int) -> State:
+    """The state with a way that begins with the seed, where the text is constrained."""
+    after = None if state.matcher is None else state.matcher.take(seed, state.remaining)
+    if after is None:
+        return state
+    size = len(open_slots(state))
+    return replace(state, way=(seed, *after.ending(state.remaining - 1, size - 1))[:size])
+
+
+def along_the_way(state: State, candidates: Sequence[tuple[int, Row]]) -> tuple[State, list[tuple[int, Row]]]:
+    """The likeliest way through the block that the constraint allows, and its masked slots, each with the token of that
+    way as its pick. Whatever is placed of it, the rest can still be filled and the text ended in budget."""
+    assert state.matcher is not None
+    proposed, slots = dict(candidates), open_slots(state)
+    choices: list[Choices | int] = [proposals(proposed[i]) if i in proposed else state.block[i].token for i in slots]
+    first = candidates[0][0] - slots.start
+    if 0 <= first < len(choices):
+        # All before it is certain, and so is what may stand there: its pick was made among that.
+        choices[first] = ((candidates[0][1].id, 0.0),)
+    way = state.matcher.fill(choices, state.way, state.remaining)
+    wanted = state.request.logprobs
+    chosen = list[tuple[int, Row]]()
+    for i, token in zip(slots, way, strict=False):
+        if i in proposed:
+            row = proposed[i]
+            if token != row.id:
+                logprob = dict(row.top).get(token)
+                prob = 0.0 if logprob is None else math.exp(logprob)
+                row = row._replace(id=token, prob=prob, second_prob=max(0.0, row.prob), logprob=logprob)
+            shown = row.top[:wanted] if wanted is not None else ()
+            chosen.append((i, row._replace(top=shown, logprob=None if wanted is None else row.logprob)))
+    return replace(state, way=way), chosen
+
+
+def proposals(row: Row) -> list[tuple[int, float]]:
+    """Tokens for one slot with their scores: the pick, which sampling may have chosen, counts as much as the best."""
+    best = max((logprob for _, logprob in row.top), default=0.0)
+    return [(row.id, best), *((token, logprob) for token, logprob in row.top if token != row.id)]
+
+
+def closed_at_end(state: State, block: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    """The block with what follows a text that has ended without a stop id frozen, once all of the text is placed."""
+    slots = open_slots(state)
+    last = slots.start + len(state.way)
+    if last >= slots.stop or any(block[i].state is MASKED for i in range(slots.start, last)):
+        return block
+    return tuple(slot if i < last or i >= slots.stop else slot._replace(state=FROZEN) for i, slot in enumerate(block))
 
 
 def choose(candidates: Sequence[tuple[int, Row]], settings: Diffusion, step: int, size: int) -> list[int]:
@@ -144,7 +250,7 @@ def choose(candidates: Sequence[tuple[int, Row]], settings: Diffusion, step: int
 def close_at_stop(state: State, block: list[Slot]) -> tuple[Slot, ...]:
     """Freeze what follows the first placed stop id; thaw it if that token has been revised away."""
     request, given = state.request, max(0, len(state.request.prompt) - state.block_start)
-    for i in range(given, len(block)):
+    for i in range(given, min(len(block), limit(request) - state.block_start)):
         is_placed = block[i].state in (TENTATIVE, COMMITTED)
         output_index = state.block_start + i - len(request.prompt)
         if is_placed and block[i].token in request.stop_ids and output_index >= request.min_tokens:
@@ -178,6 +284,7 @@ def advance(
         block=block,
         block_step=state.block_step + denoised,
     )
+    after = replace(after, way=after.way[len(outcome.emit) :])
     if done and outcome.finish is None:
         after = open_block(after, state.block_start + len(block))
     return after, outcome

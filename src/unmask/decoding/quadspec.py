@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from unmask.decoding.common import (
+    allowed_at,
     group,
     make_plan,
+    places,
     prefill,
     read_causal,
     read_group,
@@ -37,7 +39,7 @@ class Layout:
 
 
 def start(request: Request) -> State:
-    return State(request)
+    return State(request, matcher=request.constraint)
 
 
 def layout(state: State) -> Layout:
@@ -57,23 +59,32 @@ def plan_of(state: State, chosen: Layout) -> Plan:
     pending = state.ids[state.kept :]
     seed = len(pending) - 1
     tokens = pending + tuple(draft.token for draft in state.draft[: chosen.verify])
-    spans = [Span(tokens, state.kept)]
-    reads = [read_causal(request, 0, range(seed, len(tokens)))]
+    spans = [Span(tokens, state.place)]
+    found = places(state, tokens[len(pending) :])
+    reads = [read_causal(request, 0, range(seed, len(tokens)), allowed_at(state, found))]
     for slot in chosen.alternatives:
         before = (0, len(pending) + slot)
-        spans.append(Span((state.draft[slot].second,), state.kept + before[1], sees=(before,)))
-        reads.append(read_causal(request, len(spans) - 1, (0,)))
+        second, left = state.draft[slot].second, state.remaining - slot
+        spans.append(Span((second,), state.place + before[1], sees=(before,)))
+        beside = found[slot].take(second, left) if found else None
+        allowed = () if beside is None else (beside.allowed(left - 1),)
+        reads.append(read_causal(request, len(spans) - 1, (0,), allowed))
     drafted = range(1, chosen.masks)
     for accepted in chosen.groups:
         at = seed + accepted
-        spans.append(group(traits, tokens[at], state.kept + at, chosen.masks, ((0, at),), (0, at + 1)))
-        reads.append(read_group(traits, len(spans) - 1, drafted))
+        spans.append(group(traits, tokens[at], state.place + at, chosen.masks, ((0, at),), (0, at + 1)))
+        reads.append(read_group(traits, len(spans) - 1, drafted, chained((0, accepted), len(reads), len(drafted))))
     for slot in chosen.alternative_groups:
         index, at = 1 + chosen.alternatives.index(slot), len(pending) + slot
         alternative = spans[index].tokens[0]
-        spans.append(group(traits, alternative, state.kept + at, chosen.masks, ((0, at),), (index, 1)))
-        reads.append(read_group(traits, len(spans) - 1, drafted))
+        spans.append(group(traits, alternative, state.place + at, chosen.masks, ((0, at),), (index, 1)))
+        reads.append(read_group(traits, len(spans) - 1, drafted, chained((index, 0), len(reads), len(drafted))))
     return replace(make_plan(state, tuple(spans), tuple(reads)), note=chosen)
+
+
+def chained(first: tuple[int, int], read: int, rows: int) -> tuple[tuple[int, int], ...]:
+    """What each drafted token of a group follows: the verifier's own pick, then one another."""
+    return (first, *((read, row) for row in range(rows - 1)))
 
 
 def layout_of(plan: Plan) -> Layout:
@@ -103,8 +114,25 @@ def settle_layout(state: State, plan: Plan, rows: Rows, **changes: object) -> tu
         ahead = group_of(chosen.alternative_groups, accepted, others, chosen.masks)
     draft = tuple(Draft(row.id, row.prob, row.second, row.second_prob) for row in ahead)
     slots = tuple(Slot(d.token, SlotState.TENTATIVE, d.prob, 0, step) for d in draft)
-    frame = Frame(step, len(state.ids) + len(emit), slots)
-    return settle(state, plan, keep=pending + accepted, emit=emit, round=True, frame=frame, draft=draft, **changes)
+    frame = Frame(step, state.end + len(emit), slots)
+    after, outcome = settle(
+        state, plan, keep=pending + accepted, emit=emit, round=True, frame=frame, draft=draft, **changes
+    )
+    return obedient(after), outcome
+
+
+def obedient(state: State) -> State:
+    """The state with a draft that a constraint lets stand: no token that may not come or that would end the text."""
+    if state.matcher is None:
+        return state
+    found = places(state, [draft.token for draft in state.draft])
+    draft = list[Draft]()
+    for i, (place, drafted) in enumerate(zip(found, state.draft[: len(found) - 1], strict=False)):
+        second = place.take(drafted.second, state.remaining - i)
+        if second is None or second.over(state.remaining - i - 1):
+            drafted = drafted._replace(second=-1, second_prob=0.0)
+        draft.append(drafted)
+    return replace(state, draft=tuple(draft))
 
 
 def accepted_run(drafted: Sequence[Draft], rows: Rows) -> int:

@@ -21,7 +21,9 @@ class Executes(Protocol):
     """What the engine needs of a runner; tests script one."""
 
     def run(self, jobs: Sequence[Job]) -> list[Rows]: ...
-    def measure(self, rows: Sequence[int], pages: Sequence[int]) -> tuple[tuple[int, float], ...]: ...
+    def measure(
+        self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None
+    ) -> tuple[tuple[int, float], ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,14 @@ class Engine:
         self.requests = dict[int, Live]()
         self.numbers = count()
         self.costs: tuple[tuple[int, float], ...] = ()
+        self.draft_costs = dict[str, tuple[tuple[int, float], ...]]()
         self.experience: list[tuple[float, float]] = []
 
     def submit(self, request: Request) -> int:
         """Queue a request; returns its number. ValueError, in one line, where it can never run."""
         self.check_request(request)
         request = replace(self.prepared(request), prefill_chunk=min(request.prefill_chunk, self.config.prefill_chunk))
-        rows = len(request.prompt) + request.max_tokens + scratch_rows(request)
+        rows = len(request.context) + request.max_tokens + scratch_rows(request)
         if -(-rows // self.pages.size) > self.pages.count:
             room = self.pages.count * self.pages.size
             raise ValueError(f"the request needs up to {rows} rows of key/value memory, the engine has {room}")
@@ -72,7 +75,9 @@ class Engine:
                 f"prompt ({length} tokens) and max_tokens ({request.max_tokens}) exceed "
                 f"the context of {limits.max_position} tokens"
             )
-        ids = (*request.prompt, *request.stop_ids, *(token for token, _ in request.sampling.logit_bias))
+        if (last := length + request.room + len(request.suffix)) > limits.max_position:
+            raise ValueError(f"prompt, gap and suffix ({last} tokens) exceed the context of {limits.max_position}")
+        ids = (*request.context, *request.stop_ids, *(token for token, _ in request.sampling.logit_bias))
         ids += () if request.traits.mask_id is None else (request.traits.mask_id,)
         if wrong := next((token for token in ids if not 0 <= token < limits.vocab_size), None):
             raise ValueError(f"token id {wrong} is outside the vocabulary of {limits.vocab_size}")
@@ -90,7 +95,10 @@ class Engine:
             return auto.resolve(request) if request.strategy == "auto" else request
         settings = request.settings if isinstance(request.settings, Speculation) else Speculation()
         if not settings.costs:
-            settings = replace(settings, costs=self.measured_costs())
+            costs = self.measured_costs()
+            settings = replace(
+                settings, costs=costs, draft_costs=self.measured_draft_costs(request.traits.draft_adapter)
+            )
         if not settings.profile:
             settings = replace(settings, profile=tuple(estimate(counts, 0.7) for counts in self.experience))
         request = replace(request, settings=settings)
@@ -99,20 +107,35 @@ class Engine:
     def measured_costs(self) -> tuple[tuple[int, float], ...]:
         """Forward times by rows on this machine, measured once, made monotone."""
         if not self.costs:
-            scratch = list[int]()
-            rows = [count for count in COST_ROWS if count <= self.pages.free * self.pages.size]
-            if not rows or not self.pages.extend(scratch, rows[-1]):
-                return ()
-            try:
-                times, slowest = self.runner.measure(rows, scratch), 0.0
-            finally:
-                self.pages.release(scratch)
-            table = list[tuple[int, float]]()
-            for number, seconds in times:
-                slowest = max(slowest, seconds)
-                table.append((number, slowest))
-            self.costs = tuple(table)
+            self.costs = self.measured(None)
         return self.costs
+
+    def measured_draft_costs(self, adapter: str | None) -> tuple[tuple[int, float], ...]:
+        """What an adapter adds to those times, by the rows on which it acts."""
+        if adapter is None or not self.costs:
+            return ()
+        if adapter not in self.draft_costs:
+            plain, table, most = dict(self.costs), list[tuple[int, float]](), 0.0
+            for rows, seconds in self.measured(adapter):
+                most = max(most, seconds - plain.get(rows, seconds))
+                table.append((rows, most))
+            self.draft_costs[adapter] = tuple(table)
+        return self.draft_costs[adapter]
+
+    def measured(self, adapter: str | None) -> tuple[tuple[int, float], ...]:
+        scratch, slowest = list[int](), 0.0
+        rows = [count for count in COST_ROWS if count <= self.pages.free * self.pages.size]
+        if not rows or not self.pages.extend(scratch, rows[-1]):
+            return ()
+        try:
+            times = self.runner.measure(rows, scratch, adapter=adapter)
+        finally:
+            self.pages.release(scratch)
+        table = list[tuple[int, float]]()
+        for number, seconds in times:
+            slowest = max(slowest, seconds)
+            table.append((number, slowest))
+        return tuple(table)
 
     def step(self) -> list[Update]:
         """One forward for as many requests as fit, and what came of it. Does nothing when nothing is queued.

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.engine.largest import best, next_best
 from unmask.engine.noise import gumbel
-from unmask.types import Ids, Plan, Read, Request, Row, Sampling
+from unmask.types import Ids, IdSet, Plan, Read, Request, Row, Sampling
 
 # id, prob, second, second_prob, entropy, given_prob, logprob; then the top ids and their log-probabilities.
 COLUMNS = 7
@@ -21,13 +24,20 @@ COLUMNS = 7
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One row to read. position: absolute position of the token that is chosen. context: (ids, of them prompt) seen."""
+    """One row to read. position: absolute position of the token that is chosen. context: (ids, of them prompt) seen.
+
+    adapter: of its span. before: what stands before the chosen token, where the plan says so: an id, or ~(which row of
+    all that the plan reads has it as its pick). allowed: the ids that may be picked, None for all.
+    """
 
     request: Request
     read: Read
     position: int
     given: int
     context: tuple[Ids, Ids] | None
+    adapter: str | None = None
+    before: int | None = None
+    allowed: IdSet | None = None
 
     @property
     def banned(self) -> Ids:
@@ -42,43 +52,55 @@ class Wanted:
         """Whether the pick is the bare argmax and nothing else is wanted."""
         sampling, read = self.request.sampling, self.read
         alters = sampling.temperature > 0 or sampling.penalised or sampling.logit_bias or self.banned
-        return not (alters or read.detail or read.top is not None or self.given >= 0)
+        asks = read.detail or read.top is not None or self.given >= 0
+        return not (alters or asks or self.allowed is not None)
 
 
 def wanted(request: Request, plan: Plan) -> list[Wanted]:
     """The rows that a plan reads, in order."""
     found = list[Wanted]()
+    starts = list(accumulate((len(read.rows) for read in plan.reads), initial=0))
     for read in plan.reads:
         span = plan.spans[read.span]
         given = read.given or (-1,) * len(read.rows)
-        for row, known in zip(read.rows, given, strict=True):
+        follows = read.follows or (None,) * len(read.rows)
+        allowed = read.allowed or (None,) * len(read.rows)
+        for row, known, after, ids in zip(read.rows, given, follows, allowed, strict=True):
             context = seen_ids(request, plan, read.span, row) if request.sampling.penalised else None
-            found.append(Wanted(request, read, span.start + row + read.shift, known, context))
+            before = ~(starts[after[0]] + after[1]) if isinstance(after, tuple) else after
+            place = span.start + row + read.shift
+            found.append(Wanted(request, read, place, known, context, span.adapter, before, ids))
     return found
 
 
 def seen_ids(request: Request, plan: Plan, span: int, row: int) -> tuple[Ids, Ids]:
     """(prompt ids, output ids) that a row sees: what penalties count."""
-    prompt, output = list[int](plan.history[: len(request.prompt)]), list[int](plan.history[len(request.prompt) :])
+    before = len(request.context)
+    prompt, output = list[int](plan.history[:before]), list[int](plan.history[before:])
     own = plan.spans[span]
     parts = [(plan.spans[earlier], rows) for earlier, rows in own.sees]
     parts.append((own, len(own.tokens) if own.full else row + 1))
     for part, rows in parts:
         for i, token in enumerate(part.tokens[:rows]):
             if not (part.masked and part.masked[i]):
-                (prompt if part.start + i < len(request.prompt) else output).append(token)
+                (prompt if request.given(part.start + i) else output).append(token)
     return tuple(prompt), tuple(output)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """In which picks are computed: float32, or float64 where the model is."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def pick(logits_RV: Tensor, rows: Sequence[Wanted], most: int) -> Tensor:
     """[R, COLUMNS + 2 * most] in the logits' dtype (float32 at least), `most` the largest top asked; see `unpack`."""
-    raw = logits_RV if logits_RV.dtype == torch.float64 else logits_RV.float()
+    raw = logits_RV.to(wide(logits_RV.dtype))
     packed = raw.new_zeros(len(rows), COLUMNS + 2 * most)
     if all(row.plain for row in rows):
-        packed[:, 0] = raw.argmax(dim=-1)
+        packed[:, 0] = best(raw)
         return packed
     adjusted = adjust(raw, rows)
-    picked = adjusted.argmax(dim=-1)
+    picked = best(adjusted)
     sampled = dict[Sampling, list[int]]()
     for i, row in enumerate(rows):
         if row.request.sampling.temperature > 0:
@@ -89,11 +111,11 @@ def pick(logits_RV: Tensor, rows: Sequence[Wanted], most: int) -> Tensor:
     packed[:, 0] = picked
     detailed = [i for i, row in enumerate(rows) if row.read.detail or row.given >= 0]
     if detailed:
-        packed[detailed, 1:6] = details(adjusted[detailed], picked[detailed], [rows[i] for i in detailed])
+        packed[detailed, 1:6] = details(some(adjusted, detailed), picked[detailed], [rows[i] for i in detailed])
     logged = [i for i, row in enumerate(rows) if row.read.top is not None]
     if logged:
         # The model's own log-probabilities: before bans, penalties, bias, temperature.
-        logs = raw[logged].log_softmax(dim=-1)
+        logs = some(raw, logged).log_softmax(dim=-1)
         packed[logged, 6] = logs.gather(1, picked[logged][:, None])[:, 0]
         if most:
             top = logs.topk(min(most, logs.shape[1]), dim=-1)
@@ -102,9 +124,15 @@ def pick(logits_RV: Tensor, rows: Sequence[Wanted], most: int) -> Tensor:
     return packed
 
 
+def some(values_RV: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows in ascending order; all of them are not copied."""
+    return values_RV if len(rows) == len(values_RV) else values_RV[rows]
+
+
 def adjust(raw_RV: Tensor, rows: Sequence[Wanted]) -> Tensor:
-    """Logits after penalties, bias and bans; `raw_RV` itself where no row has any."""
-    if not any(row.banned or row.context or row.request.sampling.logit_bias for row in rows):
+    """Logits after penalties, bias, bans and what is not allowed; `raw_RV` itself where no row has any."""
+    bounded = [i for i, row in enumerate(rows) if row.allowed is not None]
+    if not bounded and not any(row.banned or row.context or row.request.sampling.logit_bias for row in rows):
         return raw_RV
     adjusted = raw_RV.clone()
     for i, row in enumerate(rows):
@@ -118,7 +146,18 @@ def adjust(raw_RV: Tensor, rows: Sequence[Wanted]) -> Tensor:
     if bans:
         places = torch.tensor(bans, device=adjusted.device)
         adjusted[places[:, 0], places[:, 1]] = -math.inf
+    if bounded:
+        inside = torch.from_numpy(members([rows[i].allowed or b"" for i in bounded], raw_RV.shape[1]))
+        adjusted[bounded] = adjusted[bounded].masked_fill(~inside.to(adjusted.device), -math.inf)
     return adjusted
+
+
+def members(sets: Sequence[IdSet], vocab_size: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """bool [R, V]: which ids are in which set. Ids that no token stands for are in none."""
+    packed = np.zeros((len(sets), -(-vocab_size // 8)), dtype=np.uint8)
+    for row, ids in zip(packed, sets, strict=True):
+        row[: len(ids)] = np.frombuffer(ids[: len(row)], dtype=np.uint8)
+    return np.unpackbits(packed, axis=1, count=vocab_size, bitorder="little").view(np.bool_)
 
 
 def penalise(logits_V: Tensor, context: tuple[Ids, Ids], sampling: Sampling) -> None:
@@ -157,13 +196,13 @@ def details(adjusted_RV: Tensor, picked_R: Tensor, rows: Sequence[Wanted]) -> Te
     # Not logsumexp: its sum over a long row is split by how many rows there are, and "exact" must not depend on that.
     logs_RV = adjusted_RV.log_softmax(dim=-1)
     prob = logs_RV.gather(1, picked_R[:, None])[:, 0].exp()
-    second = logs_RV.scatter(1, picked_R[:, None], -math.inf).max(dim=-1)
+    second, second_log = next_best(logs_RV, picked_R)
     entropy = torch.zeros_like(prob)
     if any(row.read.entropy for row in rows):
         entropy = -(logs_RV.exp() * logs_RV.clamp(min=torch.finfo(logs_RV.dtype).min)).sum(dim=-1)
     given = torch.tensor([max(row.given, 0) for row in rows], device=adjusted_RV.device)
     known = logs_RV.gather(1, given[:, None])[:, 0].exp()
-    numbers = torch.stack((prob, second.indices.to(prob), second.values.exp(), entropy, known), dim=1)
+    numbers = torch.stack((prob, second.to(prob), second_log.exp(), entropy, known), dim=1)
     # An infinite bias, or a ban of every id, leaves no distribution; strategies still do arithmetic with the numbers.
     return numbers.nan_to_num(nan=0.0)
 

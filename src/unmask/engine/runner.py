@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from statistics import median
 
 import numpy as np
@@ -16,17 +18,22 @@ from torch import Tensor
 
 from unmask import visibility
 from unmask.config import EngineConfig
-from unmask.engine.readout import Wanted, pick, unpack, wanted
+from unmask.engine.chain import linked, settle
+from unmask.engine.readout import COLUMNS, Wanted, pick, unpack, wanted, wide
 from unmask.engine.scheduler import Job
-from unmask.model.attention import PagedAttention, Segment
-from unmask.model.decoder import Batch, Decoder
+from unmask.model.attention import PagedAttention, Segment, Way
+from unmask.model.coherence import Coherence
+from unmask.model.decoder import Batch, Decoder, Numerics
 from unmask.model.kv import KVCache
-from unmask.types import Plan, Read, Request, Row, Rows, Span
+from unmask.model.sizes import padded_rows
+from unmask.types import Plan, Read, Request, Row, Rows, Span, Traits
 
 # Rows of every matrix product in "exact". More rows per tile make blocks cheaper and single tokens dearer.
 TILE_ROWS = 16
 # Rows whose logits are on the device at a time.
 READ_ROWS = 64
+# Of those, rows that are picked from at a time: what is computed of their logits stays in a processor's cache.
+PICK_ROWS = 8
 
 
 class Runner:
@@ -36,9 +43,14 @@ class Runner:
         weight = decoder.model.embed_tokens.weight
         self.decoder, self.config, self.device = decoder.eval(), config, weight.device
         self.exact = config.exactness == "exact"
-        decoder.set_tile(TILE_ROWS if self.exact else None)
-        self.page_size = config.page_size
-        self.cache = KVCache(decoder.config, pages * config.page_size, weight.dtype, weight.device)
+        self.way: Way = "tiles" if self.exact else "flash"
+        decoder.set_numerics(Numerics(TILE_ROWS, steady=True) if self.exact else Numerics())
+        self.page_size, self.room = config.page_size, pages * config.page_size
+        self.cache = KVCache(decoder.config, self.room, weight.dtype, weight.device)
+        if decoder.packed and self.exact:
+            self.untile()
+        elif decoder.packed and weight.dtype == torch.bfloat16:
+            self.way = "mixed"
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Rows]:
@@ -61,6 +73,10 @@ class Runner:
             segment, written = self.segment(job, first)
             segments.append(segment)
             slots.append(written)
+        if self.decoder.packed:
+            # One row alone may have an order of summation of its own.
+            padding = [0] * (padded_rows(max(len(tokens), 2 if self.exact else 1)) - len(tokens))
+            tokens, positions = tokens + padding, positions + padding
         batch = Batch(
             self.tensor(tokens),
             self.tensor(positions),
@@ -68,7 +84,7 @@ class Runner:
             {name: self.tensor(rows) for name, rows in gates.items()},
             {name: self.tensor(rows) for name, rows in unknown.items() if rows},
         )
-        attend = PagedAttention(self.cache, segments, self.tensor(np.concatenate(slots)), self.exact)
+        attend = PagedAttention(self.cache, segments, self.tensor(np.concatenate(slots)), self.way)
         hidden = self.decoder(batch, attend)
         return self.read(hidden, reads, asked)
 
@@ -76,13 +92,44 @@ class Runner:
         flat = [row for rows in asked for row in rows]
         if not flat:
             return [() for _ in asked]
-        parts, most = list[Tensor](), max(row.read.top or 0 for row in flat)
-        chosen = hidden_TD[self.tensor(reads)]
-        for start in range(0, len(flat), READ_ROWS):
-            logits = self.decoder.logits(chosen[start : start + READ_ROWS])
-            parts.append(pick(logits, flat[start : start + READ_ROWS], most))
-        values = iter(torch.cat(parts).tolist())
+        most, chosen = max(row.read.top or 0 for row in flat), hidden_TD[self.tensor(reads)]
+        heads = [linked(self.decoder, row) for row in flat]
+        packed = self.read_linked(chosen, asked, heads, most) if any(heads) else self.read_apart(chosen, flat, most)
+        values = iter(packed.tolist())
         return [tuple(unpack(next(values), row) for row in rows) for rows in asked]
+
+    def read_apart(self, hidden_RD: Tensor, rows: Sequence[Wanted], most: int) -> Tensor:
+        """Every row picked for itself, as `readout.pick` packs them."""
+        parts = list[Tensor]()
+        for start in range(0, len(rows), READ_ROWS):
+            logits, few = self.decoder.logits(hidden_RD[start : start + READ_ROWS]), rows[start : start + READ_ROWS]
+            parts += [
+                pick(logits[i : i + PICK_ROWS], few[i : i + PICK_ROWS], most) for i in range(0, len(few), PICK_ROWS)
+            ]
+        return torch.cat(parts)
+
+    def read_linked(
+        self, hidden_RD: Tensor, asked: Sequence[Sequence[Wanted]], heads: Sequence[Coherence | None], most: int
+    ) -> Tensor:
+        """Rows without a coherence head for themselves, then each of the others by what stands before it."""
+        firsts = accumulate((len(rows) for rows in asked), initial=0)
+        # A row of a plan that is referred to counts from the start of the plan; from here on, from the start of all.
+        flat = [
+            replace(row, before=row.before - first) if row.before is not None and row.before < 0 else row
+            for first, rows in zip(firsts, asked, strict=False)
+            for row in rows
+        ]
+        apart = [i for i, head in enumerate(heads) if head is None]
+        packed = hidden_RD.new_zeros(len(flat), COLUMNS + 2 * most, dtype=wide(hidden_RD.dtype))
+        if apart:
+            packed[apart] = self.read_apart(hidden_RD[apart], [flat[i] for i in apart], most)
+        picks = packed[:, 0].long()
+        for head in dict.fromkeys(head for head in heads if head is not None):
+            places = [i for i, other in enumerate(heads) if other is head]
+            normed = self.decoder.model.norm(hidden_RD[places])
+            rows = [flat[i] for i in places]
+            packed[places, :COLUMNS] = settle(head, self.decoder, normed, rows, places, picks, READ_ROWS)
+        return packed
 
     def segment(self, job: Job, first: int) -> tuple[Segment, np.ndarray[tuple[int], np.dtype[np.int64]]]:
         """Where the job's keys are (a slice while its pages are adjacent), who sees them, and where new rows go."""
@@ -101,12 +148,18 @@ class Runner:
     def tensor(self, values: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
         return torch.as_tensor(np.asarray(values, dtype=np.int64), device=self.device)
 
-    def measure(self, rows: Sequence[int], pages: Sequence[int], repeats: int = 3) -> tuple[tuple[int, float], ...]:
-        """(rows, seconds) of a forward of so many rows, all of them read; `pages` must hold the largest count."""
+    def measure(
+        self, rows: Sequence[int], pages: Sequence[int], repeats: int = 3, adapter: str | None = None
+    ) -> tuple[tuple[int, float], ...]:
+        """(rows, seconds) of a forward of so many rows, all of them read; `pages` must hold the largest count.
+
+        adapter: it acts on all of them, and they are read as the masks of groups are.
+        """
         table = list[tuple[int, float]]()
         for count in rows:
-            span = Span((0,) * count, 0, full=True)
-            job = Job(Request((0,), 1), Plan((span,), (Read(0, tuple(range(count))),)), 0, pages)
+            span = Span((0,) * count, 0, True, (), adapter, (adapter is not None,) * count)
+            reads = (Read(0, tuple(range(count))),) if adapter is None else groups_of_masks(count)
+            job = Job(Request((0,), 1, traits=Traits(mask_id=0)), Plan((span,), reads), 0, pages)
             times = list[float]()
             for _ in range(repeats + 1):
                 begin = time.perf_counter()
@@ -115,19 +168,40 @@ class Runner:
             table.append((count, median(times[1:])))
         return tuple(table)
 
+    def untile(self) -> None:
+        """Compute in whole products instead of tiles where those, too, give a row the same bits in any company."""
+        bfloat16 = self.cache.keys.dtype == torch.bfloat16
+        ways: list[Way] = ["products", "tiles"] if bfloat16 else ["tiles"]
+        for tile, self.way in [*((None, way) for way in ways), (TILE_ROWS, "tiles")]:
+            self.decoder.set_numerics(Numerics(tile, steady=True))
+            if (tile, self.way) == (TILE_ROWS, "tiles") or self.same_alone():
+                return
+
     def same_alone(self) -> bool:
         """Whether a row's result is the same bits alone and among others, here and now: the promise of "exact".
 
-        Tried on a forward of this very model, whose kernels depend on shapes, dtype, processor and thread count.
+        Tried on forwards of this very model, whose kernels depend on shapes, dtype, processor and thread count.
         """
-        vocab, count = self.decoder.config.vocab_size, 2 * TILE_ROWS + 1
-        ids = tuple((7919 * i + 13) % vocab for i in range(count))
-        pages = list(range(-(-count // self.page_size)))
+        vocab, edges = self.decoder.config.vocab_size, (0, 1, 2, 4, 5, 9, 16, 17, 28, 2 * TILE_ROWS + 1)
 
-        def logprobs(span: Span, kept: int, rows: Sequence[int]) -> list[Row]:
-            plan = Plan((span,), (Read(0, tuple(rows), top=1),))
-            return list(self.run([Job(Request((0,), 1), plan, kept, pages)])[0])
+        def logprobs(kept: int, first: int, last: int) -> list[Row]:
+            ids = tuple((7919 * i + 13) % vocab for i in range(first, last))
+            plan = Plan((Span(ids, kept + first),), (Read(0, tuple(range(last - first)), top=1),))
+            pages = range(-(-(kept + last) // self.page_size))
+            return list(self.run([Job(Request((0,), 1), plan, kept + first, pages)])[0])
 
-        together = logprobs(Span(ids, 0), 0, range(count))
-        alone = [logprobs(Span(ids[i : i + 1], i), i, [0])[0] for i in range(count)]
-        return together == alone
+        return all(
+            logprobs(kept, 0, edges[-1]) == [row for a, b in pairwise(edges) for row in logprobs(kept, a, b)]
+            for kept in (0, 500)  # parts of attention end at 512
+            if kept + edges[-1] <= self.room
+        )
+
+
+def groups_of_masks(rows: int, size: int = 8) -> tuple[Read, ...]:
+    """Reads as those of drafting groups, of so many masks each."""
+    reads = list[Read]()
+    for first in range(0, rows, size):
+        own = tuple(range(first, min(first + size, rows)))
+        follows: tuple[int | tuple[int, int], ...] = (0, *((len(reads), place) for place in range(len(own) - 1)))
+        reads.append(Read(0, own, shift=0, detail=True, bans_mask=True, follows=follows))
+    return tuple(reads)

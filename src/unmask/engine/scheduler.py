@@ -14,7 +14,7 @@ from unmask.config import EngineConfig
 from unmask.decoding import context_spans, strategy
 from unmask.decoding.common import block_size
 from unmask.engine.pages import Pages
-from unmask.types import Outcome, Plan, Request, State
+from unmask.types import Ids, Outcome, Plan, Request, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,13 @@ def reuse_kind(request: Request) -> str | None:
     return None if request.traits.context == "block" and request.strategy == "fastdiffuser" else "causal"
 
 
+def row_keys(request: Request, ids: Ids) -> Ids:
+    """What rows are known by when pages are shared: their ids, each with how far its position is from its row."""
+    if not request.suffix:
+        return ids
+    return tuple(token + (request.position(row) - row << 32) for row, token in enumerate(ids))
+
+
 class Scheduler:
     def __init__(self, pages: Pages, config: EngineConfig) -> None:
         self.pages, self.config = pages, config
@@ -124,7 +131,7 @@ class Scheduler:
         """Start from the longest prefix that the pages still hold; if preempted, of the kept rows: what comes after
         them will be written, and a page that others may hold must not be."""
         ids = live.state.ids if live.fresh else live.state.ids[: live.state.kept + 1]
-        live.pages = self.pages.reuse(ids, kind)
+        live.pages = self.pages.reuse(row_keys(live.state.request, ids), kind)
         live.labelled = len(live.pages)
         live.written = live.labelled * self.pages.size
         if live.fresh:
@@ -163,7 +170,8 @@ class Scheduler:
         live.state, live.plan = state, None
         kind = reuse_kind(state.request)
         if kind and self.config.prefix_reuse and state.kept // self.pages.size > live.labelled:
-            live.labelled = self.pages.remember(live.pages, state.ids[: state.kept], live.labelled, kind)
+            keys = row_keys(state.request, state.ids[: state.kept])
+            live.labelled = self.pages.remember(live.pages, keys, live.labelled, kind)
 
     def note_rebuilt(self, live: Live) -> None:
         live.written += live.next_plan().rows

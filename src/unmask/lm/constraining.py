@@ -1,4 +1,6 @@
-"""Constraints of a request: specs become the place that its text begins at, or are refused; at last the text is judged.
+"""Constraints of a request: specs become the place that its text begins at, or are refused.
+
+At last the text is judged by a check that knows nothing of how it was made.
 """
 
 from __future__ import annotations

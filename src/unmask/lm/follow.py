@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from unmask.constraints import Spec
 from unmask.engine.engine import Update
+from unmask.lm.constraining import judged
 from unmask.lm.result import Event, Generation, Piece, numbers_of
 from unmask.text import TextStream, Tokenizer
 from unmask.types import FinishReason, Request, Token
@@ -14,9 +16,18 @@ from unmask.types import FinishReason, Request, Token
 class Follow:
     """Turns the updates of one request into events. `done` is set once the text has ended, by the engine or here."""
 
-    def __init__(self, tokenizer: Tokenizer, request: Request, stop: tuple[str, ...], mode: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        request: Request,
+        stop: tuple[str, ...],
+        mode: str,
+        specs: tuple[Spec, ...] = (),
+        drop: int = 0,
+    ) -> None:
+        """drop: so many characters at the start are the prompt's own, written again (`text.healing`)."""
         self.stream = TextStream(tokenizer, stop, min_ids=request.min_tokens)
-        self.request, self.mode = request, mode
+        self.request, self.mode, self.specs, self.drop = request, mode, specs, drop
         self.text, self.tokens = list[str](), list[Token]()
         self.begun = time.perf_counter()
         self.first: float | None = None
@@ -36,6 +47,7 @@ class Follow:
         if finish:
             self.stream, rest = self.stream.finish()
             text += rest
+        text, self.drop = text[self.drop :], max(self.drop - len(text), 0)
         self.tokens.extend(emitted)
         self.text.append(text)
         if text or emitted:
@@ -46,8 +58,9 @@ class Follow:
 
     def whole(self, update: Update, finish: FinishReason) -> Generation:
         seconds = time.perf_counter() - self.begun
+        text = "".join(self.text)
         return Generation(
-            text="".join(self.text),
+            text=text,
             token_ids=tuple(token.id for token in self.tokens),
             tokens=tuple(self.tokens),
             finish_reason=finish,
@@ -56,4 +69,5 @@ class Follow:
             mode=self.mode,
             strategy=update.state.request.strategy,
             stopped_by=self.stream.hit.text if self.stream.hit else None,
+            constraint=judged(self.specs, text),
         )

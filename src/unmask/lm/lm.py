@@ -13,6 +13,9 @@ import torch
 
 from unmask.config import EngineConfig
 from unmask.engine.engine import Update
+from unmask.lm.constraining import Constraining
+from unmask.lm.fill import Filled, check_text, fill
+from unmask.lm.filling import Filler, Filling
 from unmask.lm.follow import Follow
 from unmask.lm.loading import Parts, load
 from unmask.lm.options import Options, default_mode, options_of, request_of
@@ -33,10 +36,13 @@ class LM:
     def __init__(self, parts: Parts) -> None:
         self.name, self.checkpoint, self.traits = parts.name, parts.checkpoint, parts.traits
         self.decoder, self.tokenizer, self.engine = parts.decoder, parts.tokenizer, parts.engine
+        self.quantize = parts.quantize
         self.config = parts.checkpoint.config
         self.stop_ids: Ids = tuple(dict.fromkeys((*self.config.stop_ids, *self.tokenizer.eos_ids)))
         self.template = ChatTemplate.of(self.tokenizer)
-        self._lock = Lock()
+        self.constraining = Constraining(self.tokenizer, self.traits)
+        self.filler = Filler(self.tokenizer, self.traits, self.stop_ids, self.config.max_position, self.constraining)
+        self.lock = Lock()
         self._inbox = dict[int, deque[Update]]()
 
     @classmethod
@@ -49,6 +55,7 @@ class LM:
         exactness: Literal["exact", "fast"] | None = None,
         mask_id: int | None = None,
         adapter: str | Path | Literal[False] | None = None,
+        quantize: Literal["int8", "int4"] | None = None,
         max_tokens_cached: int | None = None,
         max_live: int | None = None,
     ) -> LM:
@@ -58,14 +65,17 @@ class LM:
         GPU if there is one. exactness: "exact" gives every lossless mode the very same ids, at a price; "fast" (the
         default) may differ from them where two tokens are nearly equally likely. mask_id: the token that stands for
         "unknown", for a checkpoint that names none. adapter: a folder that `unmask convert` wrote; None takes the one
-        that the model brings or this package ships for it, False none. max_tokens_cached: rows of key/value memory over
-        all requests. max_live: most requests decoded at a time.
+        that the model brings or this package ships for it, False none. quantize: "int8" is faster in every mode, "int4"
+        smaller. max_tokens_cached: rows of key/value memory over all requests. max_live: most requests decoded at a
+        time.
         Raises ValueError, FileNotFoundError, ConnectionError and other OSErrors with one line that says what is wrong.
         """
         config = EngineConfig(exactness=exactness or "fast", max_tokens_cached=max_tokens_cached)
         if max_live is not None:
             config = replace(config, max_live=max_live)
-        return cls(load(name, dtype=dtype, device=device, mask_id=mask_id, adapter=adapter, config=config))
+        return cls(
+            load(name, dtype=dtype, device=device, mask_id=mask_id, adapter=adapter, quantize=quantize, config=config)
+        )
 
     def encode(self, prompt: str | Sequence[int]) -> Ids:
         """Ids of a plain prompt (with the bos token if the model expects one), or the ids that were given."""
@@ -101,30 +111,62 @@ class LM:
 
     def start(self, ids: Ids, options: Options) -> Iterator[Event]:
         """As `stream`, for ids and ready options. The request is checked and queued at once."""
-        request, follow = self.prepare(ids, options)
-        with self._lock:
+        return self.submit(*self.prepare(ids, options))
+
+    def submit(self, request: Request, follow: Follow) -> Iterator[Event]:
+        """As `stream`, for a request that `prepare` or `filler.prepare` made."""
+        with self.lock:
             number = self.engine.submit(request)
             self._inbox[number] = deque()
         return self._events(number, follow)
 
+    def fill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        layout: str | None = None,
+        length: int | None = None,
+        candidates: int = 1,
+        heal: bool | None = None,
+        untrained: bool = False,
+        **options: Any,
+    ) -> Filled:
+        """Fill the gap between two texts, with both in view; an empty suffix means that nothing follows.
+
+        layout: "in-place", "psm" or "spm"; None takes the best that the checkpoint has learned. length: exactly so many
+        tokens; max_tokens: at most so many; neither: as many as it takes, up to the widest gap learned in place.
+        candidates: fill so often and take what the model's causal rows like best together with the suffix's first
+        tokens; without a temperature, in place, these are rooms of one, two, ... blocks. heal: let the last token of
+        the prefix be written anew. untrained: let a model that has not learned to fill continue the prefix, and the
+        suffix choose where to stop; a warning says so. options: the fields of `Options`.
+        ValueError for a model that cannot, and as in `generate`.
+        """
+        check_text("prefix", prefix)
+        check_text("suffix", suffix)
+        filling = Filling(layout=layout, length=length, candidates=candidates, heal=heal, untrained=untrained)
+        return fill(self, prefix, suffix, options_of(options), filling)
+
     def prepare(self, ids: Ids, options: Options) -> tuple[Request, Follow]:
         """What an engine runs, and what makes text of its updates: for those who step the engine themselves."""
         request = request_of(ids, options, self.traits, self.stop_ids, self.config.max_position)
-        return request, Follow(self.tokenizer, request, options.stop, options.mode or default_mode(self.traits))
+        request = self.constraining.constrained(request, options.constraints, options.stop)
+        mode = options.mode or default_mode(self.traits)
+        return request, Follow(self.tokenizer, request, options.stop, mode, options.constraints)
 
     def _events(self, number: int, follow: Follow) -> Iterator[Event]:
         try:
             while follow.done is None:
                 yield from follow.take(self._next(number))
         finally:
-            with self._lock:
+            with self.lock:
                 self.engine.cancel(number)
                 self._inbox.pop(number, None)
 
     def _next(self, number: int) -> Update:
         """The next update of a request, stepping the engine until there is one."""
         while True:
-            with self._lock:
+            with self.lock:
                 inbox = self._inbox[number]
                 if inbox:
                     return inbox.popleft()

@@ -9,14 +9,17 @@ from typing import Literal
 
 import torch
 
+from unmask import quantization
 from unmask.config import EngineConfig, ModelConfig
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.runner import Runner
 from unmask.model import store
 from unmask.model.adapter import attach
+from unmask.model.balance import TEXT, balances
 from unmask.model.card import read_card
 from unmask.model.checkpoint import AdapterWeights, Checkpoint, load_into, open_checkpoint, read_adapter
 from unmask.model.decoder import Decoder
+from unmask.model.packed import can_pack, pack
 from unmask.text import Tokenizer
 from unmask.types import Traits
 
@@ -34,6 +37,7 @@ class Parts:
     decoder: Decoder
     tokenizer: Tokenizer
     engine: Engine
+    quantize: quantization.Quantize | None = None
 
 
 def load(
@@ -43,11 +47,13 @@ def load(
     device: str | torch.device | None = None,
     mask_id: int | None = None,
     adapter: str | Path | Literal[False] | None = None,
+    quantize: str | None = None,
     config: EngineConfig | None = None,
 ) -> Parts:
     """See `LM.load`."""
     place = device_of(device)
     number = dtype_of(dtype, place)
+    bits = quantization.check(quantize, place, number) if quantize else None
     source = store.resolve(name)
     checkpoint = open_checkpoint(source)
     traits, adapters = with_adapter(checkpoint, adapter)
@@ -57,12 +63,18 @@ def load(
     load_into(decoder, checkpoint, dtype=number, device=place)
     for title, weights in adapters.items():
         attach(decoder, title, weights)
+    tokenizer = checkpoint.tokenizer()
+    if bits:
+        balanced = balances(decoder, tokenizer.encode(TEXT)) if bits == "int8" else None
+        pack(decoder, *quantization.forms(bits), balanced)
+    elif can_pack(number, place):
+        pack(decoder)
     config = config or EngineConfig()
     rows = config.max_tokens_cached or default_rows(checkpoint.config, number, place)
     pages = -(-rows // config.page_size)
     limits = Limits(checkpoint.config.vocab_size, checkpoint.config.max_position, tuple(adapters))
     engine = Engine(Runner(decoder, config, pages), pages, config, limits)
-    return Parts(str(name), checkpoint, traits, decoder, checkpoint.tokenizer(), engine)
+    return Parts(str(name), checkpoint, traits, decoder, tokenizer, engine, bits)
 
 
 def with_adapter(

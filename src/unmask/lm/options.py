@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from unmask.constraints import Spec, spec_of
 from unmask.types import Diffusion, Ids, Request, Sampling, Speculation, Traits
 
 Mode = Literal["ar", "fastdiffuser", "self-speculation", "auto"]
@@ -32,7 +33,7 @@ _DIFFUSION = (
     "revision_threshold",
     "max_revisions",
 )
-_SPECULATION = ("draft_block_size", "draft_threshold", "alternatives")
+_SPECULATION = ("draft_block_size", "draft_threshold", "alternatives", "lookup")
 _SAMPLING = (
     "temperature",
     "top_k",
@@ -54,6 +55,7 @@ class Options:
     stop: text that ends the output and is not part of it. stop_token_ids: more ids that end it, and are part of it.
     ignore_eos: the checkpoint's own end tokens do not end it.
     schedule: fastdiffuser without a confidence threshold, an even share of the block per step (see `Diffusion`).
+    constraints: what the text must obey, at most one for now (see `constraints.specs`).
     logprobs: so many alternatives per token; 0 is the log-probability of the token alone. frames: see `LM.stream`.
     All others: the fields of that name in `types.Sampling`, `types.Diffusion` and `types.Speculation`.
     """
@@ -67,6 +69,7 @@ class Options:
     ignore_eos: bool = False
     logprobs: int | None = None
     frames: bool = False
+    constraints: tuple[Spec, ...] = ()
 
     temperature: float = 0.0
     top_k: int = 0
@@ -91,6 +94,7 @@ class Options:
     draft_block_size: int | None = None
     draft_threshold: float | None = None
     alternatives: int | None = None
+    lookup: int | None = None
 
 
 def options_of(given: Mapping[str, Any]) -> Options:
@@ -109,6 +113,7 @@ def options_of(given: Mapping[str, Any]) -> Options:
     stop = values.get("stop") or ()
     values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     values["stop_token_ids"] = tuple(values.get("stop_token_ids") or ())
+    values["constraints"] = tuple(map(spec_of, values.get("constraints") or ()))
     bias = values.get("logit_bias") or ()
     pairs = bias.items() if isinstance(bias, Mapping) else bias
     values["logit_bias"] = tuple(sorted((int(token), float(value)) for token, value in pairs))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unmask.types import FinishReason, Frame, Ids, State, Stats, Token
+from unmask.types import FinishReason, Frame, Ids, State, Stats, Token, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,12 @@ class Numbers:
     rows: int
     seconds: float
     first_token_seconds: float
+
+    @classmethod
+    def total(cls, several: Sequence[Numbers]) -> Numbers:
+        """Of several generations one after another."""
+        sums = {name: sum(getattr(one, name) for one in several) for name in cls.__slots__}
+        return cls(**sums | {"first_token_seconds": several[0].first_token_seconds})
 
     @property
     def tpf(self) -> float:
@@ -60,7 +67,8 @@ class Generation:
 
     text: without special tokens and without the stop string. token_ids: with the token that ended it, cut after the
     token that completed a stop string. tokens: the same with step, log-probability, confidence, revisions.
-    mode: as asked; strategy: what `auto` made of it.
+    mode: as asked; strategy: what `auto` made of it. constraint: whether the text obeys what it had to, judged at
+    the end by code that had no part in making it.
     """
 
     text: str
@@ -72,6 +80,7 @@ class Generation:
     mode: str
     strategy: str
     stopped_by: str | None = None
+    constraint: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)

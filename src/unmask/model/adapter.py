@@ -34,9 +34,7 @@ class LowRank(nn.Module):
 
 def outside(gates: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     """Per adapter: bool [T, 1], true on the rows on which it does not act."""
-    return {
-        name: acts.new_ones(rows, 1, dtype=torch.bool).index_fill_(0, acts, False) for name, acts in gates.items()
-    }
+    return {name: acts.new_ones(rows, 1, dtype=torch.bool).index_fill_(0, acts, False) for name, acts in gates.items()}
 
 
 def attach(decoder: Decoder, name: str, weights: AdapterWeights) -> None:

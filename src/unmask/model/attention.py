@@ -1,14 +1,17 @@
-"""Attention over the paged cache for a ragged batch of plans, in two numerics, and a dense reference.
+"""Attention over the paged cache for a ragged batch of plans, in several ways, and a dense reference.
 
-"fast": each request's rows in one call. "exact": the same rows in fixed tiles of queries and keys, so that a row's
-result does not depend on how many rows or keys it is computed with. Query heads of one key head are taken as rows.
+"flash": torch's kernel, each request's rows in one call. "tiles": the same kernel on fixed tiles of queries and keys,
+so that a row's result does not depend on how many rows or keys it is computed with. "products": bfloat16 on a CPU as
+plain products, with that same property, and the fastest but for few rows. "mixed": flash for few rows, else products.
+Query heads of one key head are taken as rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,11 +21,22 @@ from torch import Tensor
 
 from unmask.model.decoder import Attend
 from unmask.model.kv import TAIL, KVCache
+from unmask.model.sizes import FEW_ROWS, KEYS, padded_keys, padded_rows
+
+Way = Literal["flash", "tiles", "products", "mixed"]
 
 # Sizes in which torch's CPU flash kernel walks queries and keys: tiles of these are computed alike wherever they stand.
 TILE_QUERIES = 32
 TILE_KEYS = 512
-assert TILE_KEYS <= TAIL
+# "mixed": rows of a request for which "flash" is quicker.
+FLASH_ROWS = 8
+# "products": the count of keys that get scores is a multiple of this, so that the softmax takes whole vectors.
+SCORED_KEYS = 64
+# "products": fewest query rows of one product (below, MKL's order of summation depends on how many), and how many
+# scores are held at a time.
+LEAST_QUERIES = 16
+SCORES = 1 << 22
+assert max(TILE_KEYS, KEYS[-1]) <= TAIL
 
 
 @dataclass(frozen=True)
@@ -57,50 +71,91 @@ def additive(mask: NDArray[np.bool_], repeat: int, like: Tensor) -> Tensor:
     return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, -math.inf)
 
 
-class PagedAttention:
-    """An `Attend` for one forward: writes all rows' keys and values to `write_slots` (int64 [T]), then attends."""
+# Masked keys after those of a segment, by the way of attention.
+EXTRA: dict[str, Callable[[int], int]] = {
+    "flash": lambda keys: 0,
+    "tiles": lambda keys: -keys % TILE_KEYS,
+    "products": lambda keys: padded_keys(keys) - keys,
+}
 
-    def __init__(self, cache: KVCache, segments: Sequence[Segment], write_slots: Tensor, exact: bool) -> None:
+
+class PagedAttention:
+    """An `Attend` for one forward: writes the rows' keys and values to `write_slots` (int64), then attends.
+
+    Rows after the last one that is written are padding: nothing is stored for them, and zeros come out.
+    """
+
+    def __init__(self, cache: KVCache, segments: Sequence[Segment], write_slots: Tensor, way: Way) -> None:
         self.cache, self.segments, self.write_slots = cache, segments, write_slots
-        self.tiled = exact
-        self.masks: dict[int, Tensor | None] = {}
+        few = ["flash" if segment.last - segment.first <= FLASH_ROWS else "products" for segment in segments]
+        self.ways = few if way == "mixed" else [way] * len(segments)
+        self.slots = [more_slots(s.slots, EXTRA[own](s.keys)) for s, own in zip(segments, self.ways, strict=True)]
+        self.views = [cache.views(slots) if isinstance(slots, slice) else None for slots in self.slots]
+        self.masks: dict[int, Tensor | None] = {}  # of each segment, the same in every layer
 
     def __call__(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> Tensor:
+        written, rows = len(self.write_slots), len(q_THK)
+        if written < rows:
+            k_TGK, v_TGK = k_TGK[:written], v_TGK[:written]
         self.cache.write(layer, self.write_slots, k_TGK, v_TGK)
-        run = self.exact if self.tiled else self.fast
-        parts = [run(layer, i, segment, q_THK[segment.first : segment.last]) for i, segment in enumerate(self.segments)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if written == rows and len(self.segments) == 1:
+            return self.attend(layer, 0, q_THK)
+        parts = [self.attend(layer, i, q_THK[segment.first : segment.last]) for i, segment in enumerate(self.segments)]
+        return torch.cat([*parts, q_THK.new_zeros(rows - written, *q_THK.shape[1:])])
 
-    def fast(self, layer: int, index: int, segment: Segment, q_RHK: Tensor) -> Tensor:
-        k, v = self.cache.read(layer, segment.slots)
-        rows, heads, _ = q_RHK.shape
+    def attend(self, layer: int, index: int, q_RHK: Tensor) -> Tensor:
+        """One segment's rows."""
+        way = self.ways[index]
+        run = self.flash if way == "flash" else self.tiles if way == "tiles" else self.products
+        return run(layer, index, q_RHK)
+
+    def read(self, layer: int, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, G, n, K] that a segment sees, after they were written."""
+        views = self.views[index]
+        return (views[0][layer], views[1][layer]) if views else self.cache.read(layer, self.slots[index])
+
+    def flash(self, layer: int, index: int, q_RHK: Tensor) -> Tensor:
+        (k, v), mask = self.read(layer, index), self.segments[index].mask
         if index not in self.masks:
-            self.masks[index] = None if segment.mask is None else additive(segment.mask, heads // k.shape[1], q_RHK)
-        out = F.scaled_dot_product_attention(
-            fold(q_RHK, k.shape[1])[None],
-            k.transpose(0, 1)[None],
-            v.transpose(0, 1)[None],
-            attn_mask=self.masks[index],
-        )
-        return unfold(out[0], rows)
+            self.masks[index] = None if mask is None else additive(mask, q_RHK.shape[1] // k.shape[1], q_RHK)
+        out = F.scaled_dot_product_attention(fold(q_RHK, k.shape[1])[None], k, v, attn_mask=self.masks[index])
+        return unfold(out[0], len(q_RHK))
 
-    def exact(self, layer: int, index: int, segment: Segment, q_RHK: Tensor) -> Tensor:
-        k, v = self.cache.read(layer, tile_slots(segment))
+    def products(self, layer: int, index: int, q_RHK: Tensor) -> Tensor:
+        """Scores and softmax in float32, weights in the rows' dtype, values 512 keys at a time and summed in float32.
+
+        oneDNN's product of weights and values gets rows and keys of few sizes, the more of them with weight zero.
+        """
+        k, v = (both[0] for both in self.read(layer, index))
+        (rows, heads, dim), (kv_heads, keys, _) = q_RHK.shape, k.shape
+        share = heads // kv_heads
+        scored = -(-self.segments[index].keys // SCORED_KEYS) * SCORED_KEYS
+        height = max(padded_rows(rows, FEW_ROWS) * share, LEAST_QUERIES)
+        if index not in self.masks:
+            self.masks[index] = product_mask(self.segments[index], height, share, q_RHK.device)
+        bias, keys_GKN = self.masks[index], k[:, :scored].float().transpose(1, 2)
+        assert bias is not None
+        queries = F.pad(fold(q_RHK, kv_heads).float(), (0, 0, 0, height - rows * share))
+        most = max(LEAST_QUERIES, 1 << (SCORES // (kv_heads * keys)).bit_length() - 1)
+        out = [
+            weigh(torch.baddbmm(mask, part, keys_GKN, alpha=dim**-0.5).softmax(dim=-1), v)
+            for part, mask in zip(queries.split(most, dim=1), bias.split(most), strict=True)
+        ]
+        return unfold((out[0] if len(out) == 1 else torch.cat(out, dim=1))[:, : rows * share], rows)
+
+    def tiles(self, layer: int, index: int, q_RHK: Tensor) -> Tensor:
+        k, v = self.read(layer, index)
         rows, heads, _ = q_RHK.shape
         kv_heads = k.shape[1]
         per_tile, height = tile_shape(heads // kv_heads)
         tiles = -(-rows // per_tile)
         if index not in self.masks:
-            self.masks[index] = tile_masks(segment, tiles, heads // kv_heads, q_RHK)
+            self.masks[index] = tile_masks(self.segments[index], tiles, heads // kv_heads, q_RHK)
         padded = F.pad(q_RHK, (0, 0, 0, 0, 0, tiles * per_tile - rows))
         folded = torch.stack([fold(part, kv_heads) for part in padded.split(per_tile)])
         folded = F.pad(folded, (0, 0, 0, height - folded.shape[2]))
-        out = F.scaled_dot_product_attention(
-            folded,
-            k.transpose(0, 1).expand(tiles, -1, -1, -1),
-            v.transpose(0, 1).expand(tiles, -1, -1, -1),
-            attn_mask=self.masks[index],
-        )
+        k, v = k.expand(tiles, -1, -1, -1), v.expand(tiles, -1, -1, -1)
+        out = F.scaled_dot_product_attention(folded, k, v, attn_mask=self.masks[index])
         used = out[:, :, : per_tile * (heads // kv_heads)]
         return torch.cat([unfold(part, per_tile) for part in used])[:rows]
 
@@ -111,12 +166,35 @@ def tile_shape(share: int) -> tuple[int, int]:
     return per_tile, -(-per_tile * share // TILE_QUERIES) * TILE_QUERIES
 
 
-def tile_slots(segment: Segment) -> slice | Tensor:
-    """The segment's slots, with as many (masked) ones after them as fill whole tiles of keys."""
-    extra = -segment.keys % TILE_KEYS
-    if isinstance(segment.slots, slice):
-        return slice(segment.slots.start, segment.slots.stop + extra)
-    return F.pad(segment.slots, (0, extra))
+def more_slots(slots: slice | Tensor, extra: int) -> slice | Tensor:
+    """The slots and as many after them, which will be masked."""
+    if isinstance(slots, slice):
+        return slice(slots.start, slots.stop + extra)
+    return F.pad(slots, (0, extra))
+
+
+def product_mask(segment: Segment, height: int, share: int, device: torch.device) -> Tensor:
+    """Additive float32 [height, keys that get scores]; padding rows see every key of the segment."""
+    keys = -(-segment.keys // SCORED_KEYS) * SCORED_KEYS
+    if segment.mask is None:
+        bias = torch.zeros(1, keys, device=device)
+        bias[:, segment.keys :] = -math.inf
+        return bias.expand(height, -1)
+    seen = np.zeros((height, keys), dtype=np.bool_)
+    seen[:, : segment.keys] = True
+    seen[: len(segment.mask) * share, : segment.keys] = np.repeat(segment.mask, share, axis=0)
+    return torch.zeros(seen.shape, device=device).masked_fill_(torch.from_numpy(~seen).to(device), -math.inf)
+
+
+def weigh(weights_GQN: Tensor, v_GNK: Tensor) -> Tensor:
+    """[G, Q, K]: values weighted and summed, parts of KEYS[-1] keys one after the other. The last values get none."""
+    weights_GQN = F.pad(weights_GQN.to(v_GNK.dtype), (0, v_GNK.shape[1] - weights_GQN.shape[2]))
+    if v_GNK.shape[1] <= KEYS[-1]:
+        return torch.bmm(weights_GQN, v_GNK)
+    total = torch.zeros((), device=v_GNK.device)
+    for weights, part in zip(weights_GQN.split(KEYS[-1], dim=2), v_GNK.split(KEYS[-1], dim=1), strict=True):
+        total = total + torch.bmm(weights, part)
+    return total.to(v_GNK.dtype)
 
 
 def tile_masks(segment: Segment, tiles: int, share: int, like: Tensor) -> Tensor:

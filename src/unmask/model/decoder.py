@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.config import ModelConfig
-from unmask.model.adapter import LowRank
-from unmask.model.rope import RotaryTable, query_scale, rotate
+from unmask.model.adapter import LowRank, outside
+from unmask.model.coherence import Coherence
+from unmask.model.rope import RotaryTable, query_scale, rotate, whole
 
 # (layer, q [T, H, K], k [T, G, K], v [T, G, K]) -> [T, H, K]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -35,14 +36,23 @@ class Batch:
     unknown: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Projection(nn.Linear):
-    """A linear layer that can compute in fixed row tiles and carry row-gated low-rank adapters.
+@dataclass(frozen=True)
+class Numerics:
+    """How much a row's bits may depend on the rows beside it.
 
     tile: with a number of rows, every product has exactly that many (zero padded), so that a row's result does not
-    depend on how many rows it is computed with (`reference`: kernels choose their order by shape).
+    depend on how many rows it is computed with (kernels choose their order of summation by shape).
+    steady: no value may depend on where it stands among others (`steady_silu`).
     """
 
     tile: int | None = None
+    steady: bool = False
+
+
+class Projection(nn.Linear):
+    """A linear layer that can carry row-gated low-rank adapters."""
+
+    numerics = Numerics()
     adapters: dict[str, LowRank]
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
@@ -50,14 +60,14 @@ class Projection(nn.Linear):
         self.adapters = {}
 
     def forward(self, x_TD: Tensor, gates: Mapping[str, Tensor] | None = None) -> Tensor:
-        y = tiled(lambda part: F.linear(part, self.weight, self.bias), x_TD, self.tile)
+        y = tiled(lambda part: F.linear(part, self.weight, self.bias), x_TD, self.numerics.tile)
         for name, rows in (gates or {}).items():
             if name not in self.adapters:
                 continue
             if len(rows) == len(x_TD):  # all of them, so nothing needs to be gathered
-                y = y + tiled(self.adapters[name], x_TD, self.tile).to(y.dtype)
+                y = y + tiled(self.adapters[name], x_TD, self.numerics.tile).to(y.dtype)
             else:
-                y = y.index_add(0, rows, tiled(self.adapters[name], x_TD[rows], self.tile).to(y.dtype))
+                y = y.index_add(0, rows, tiled(self.adapters[name], x_TD[rows], self.numerics.tile).to(y.dtype))
         return y
 
 
@@ -105,6 +115,7 @@ class Attention(nn.Module):
         self.k_proj = Projection(config.hidden_size, kv_width, config.qkv_bias)
         self.v_proj = Projection(config.hidden_size, kv_width, config.qkv_bias)
         self.o_proj = Projection(width, config.hidden_size, config.o_bias)
+        self.qk_norm = config.qk_norm
         if config.qk_norm:
             self.q_norm = Norm(config.head_dim, config.norm_eps)
             self.k_norm = Norm(config.head_dim, config.norm_eps)
@@ -114,7 +125,7 @@ class Attention(nn.Module):
         q = self.q_proj(x_TD, gates).view(rows, self.heads, self.head_dim)
         k = self.k_proj(x_TD, gates).view(rows, self.kv_heads, self.head_dim)
         v = self.v_proj(x_TD, gates).view(rows, self.kv_heads, self.head_dim)
-        if hasattr(self, "q_norm"):
+        if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, turn.cos, turn.sin), rotate(k, turn.cos, turn.sin)
         if turn.scale is not None:
@@ -130,7 +141,7 @@ class Mlp(nn.Module):
         self.down_proj = Projection(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
     def forward(self, x_TD: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
-        silu = F.silu if self.gate_proj.tile is None else steady_silu
+        silu = steady_silu if self.gate_proj.numerics.steady else F.silu
         return self.down_proj(silu(self.gate_proj(x_TD, gates)) * self.up_proj(x_TD, gates), gates)
 
 
@@ -149,12 +160,16 @@ class Layer(nn.Module):
 
 @dataclass(frozen=True)
 class Turn:
-    """What all layers of one forward share. cos, sin: [T, 1, K / 2]; scale: [T, 1, 1] or None; gates as in Batch."""
+    """What all layers of one forward share. cos, sin: [T, 1, K / 2]; scale: [T, 1, 1] or None; gates as in Batch.
+
+    For packed layers cos and sin are [T, 1, K] (`rope.whole`). outside: adapter -> bool [T, 1], where it does not act.
+    """
 
     cos: Tensor
     sin: Tensor
     scale: Tensor | None
     gates: Mapping[str, Tensor]
+    outside: Mapping[str, Tensor]
 
 
 class Stack(nn.Module):
@@ -179,6 +194,8 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.rotary = RotaryTable(config.rope, config.head_dim)
         self.mask_embeddings: dict[str, Tensor] = {}
+        self.coherence: dict[str, Coherence] = {}
+        self.packed = False  # `model.packed.pack` has been at work
 
     def forward(self, batch: Batch, attend: Attend) -> Tensor:
         """Hidden states [T, D] before the final norm."""
@@ -196,17 +213,19 @@ class Decoder(nn.Module):
         scale = None
         if self.config.query_scale is not None:
             scale = query_scale(batch.positions, *self.config.query_scale).to(dtype)[:, None, None]
-        return Turn(cos.to(dtype)[:, None], sin.to(dtype)[:, None], scale, batch.gates)
+        cos, sin = cos.to(dtype)[:, None], sin.to(dtype)[:, None]
+        if not self.packed:
+            return Turn(cos, sin, scale, batch.gates, {})
+        return Turn(*whole(cos, sin), scale, batch.gates, outside(batch.gates, len(batch.tokens)))
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """[R, V], in the model's dtype."""
         return self.lm_head(self.model.norm(hidden_RD))
 
-    def set_tile(self, tile: int | None) -> None:
-        """Compute every product in row tiles of this size (None: whole)."""
+    def set_numerics(self, numerics: Numerics) -> None:
         for module in self.modules():
-            if isinstance(module, Projection):
-                module.tile = tile
+            if hasattr(module, "numerics"):
+                module.numerics = numerics  # type: ignore[assignment]  # a field of ours, not a parameter
 
     def projections(self) -> dict[str, Projection]:
         """Canonical module name -> projection, the places an adapter can act on."""

@@ -129,8 +129,9 @@ def traits_from(values: Raw, vocab_size: int) -> Traits:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"'unmask' or the config has {key} = {value!r}; allowed: {meaning}")
     traits = Traits(**values)
-    if traits.mask_id is not None and not 0 <= traits.mask_id < vocab_size:
-        raise ValueError(f"mask id {traits.mask_id} is no token; allowed: 0 to {vocab_size - 1}, or null")
+    for name, token in (("mask id", traits.mask_id), ("gap_end", traits.gap_end)):
+        if token is not None and not 0 <= token < vocab_size:
+            raise ValueError(f"{name} {token} is no token; allowed: 0 to {vocab_size - 1}, or null")
     return traits
 
 
@@ -144,6 +145,9 @@ _TRAIT_TYPES: dict[str, tuple[Any, str]] = {
     "shift": (bool, "true or false"),
     "draft_adapter": (str | None, "the name of an adapter, or null"),
     "denoise_adapter": (str | None, "the name of an adapter, or null"),
+    "gap_end": (int | None, "a token id, or null"),
+    "gap_room": (int, "an integer"),
+    "gap_causal": (bool, "true or false"),
 }
 
 

@@ -23,9 +23,16 @@ class KVCache:
         self.keys[layer].index_copy_(0, slots_T, k_TGK)
         self.values[layer].index_copy_(0, slots_T, v_TGK)
 
+    def views(self, slots: slice) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Keys and values of adjacent slots, of each layer as [1, G, n, K], which show what will be written."""
+        return (
+            self.keys[:, slots].transpose(1, 2)[:, None].unbind(),
+            self.values[:, slots].transpose(1, 2)[:, None].unbind(),
+        )
+
     def read(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [n, G, K] of some slots; a view for a slice, a copy otherwise."""
-        return self.keys[layer][slots], self.values[layer][slots]
+        """Keys and values of some slots as [1, G, n, K]."""
+        return self.keys[layer][slots].transpose(0, 1)[None], self.values[layer][slots].transpose(0, 1)[None]
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -20,15 +20,21 @@ RENAMED = {"generation_mode": "mode"}
 NOT_OPTIONS = {
     *("model", "n", "stream", "stream_options", "user", "safety_identifier", "return_token_details", "logprobs"),
     *("messages", "top_logprobs", "chat_template_kwargs", "add_generation_prompt", "prompt", "echo"),
+    *("suffix", "fim_mode"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """text: of a prompt that was given as text, for `echo`."""
+    """text: of a prompt that was given as text, for `echo`. suffix: tokens of what follows a gap."""
 
     ids: Ids
     text: str | None = None
+    suffix: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids) + self.suffix
 
 
 def options_for(body: Body, defaults: Mapping[str, Any], traits: Traits) -> Options:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from unmask.server import constraining
 from unmask.server.errors import ApiError, bad
 
 EXTRA = "extra_body"
@@ -47,6 +48,11 @@ def chosen(dialect: str, means: str, table: Mapping[Any, dict[str, Any]]) -> Ali
         raise ValueError(f"must be one of {', '.join(map(repr, table))}, got {value!r}")
 
     return Alias(dialect, means, fields)
+
+
+def constraint(dialect: str, kind: str, name: str) -> Alias:
+    """A field whose value is all that a constraint of one type has to say."""
+    return Alias(dialect, f"`constraints` {kind}", lambda value: {"constraints": [{"type": kind, name: value}]})
 
 
 AR = {"generation_mode": "ar"}
@@ -101,11 +107,19 @@ ALIASES: dict[str, Alias] = {
     ),
     "diffusion_block_size": same("the article's flag", "block_size"),
     "diffusion_steps": same("the article's flag", "steps"),
+    "response_format": Alias("OpenAI", "`constraints`", constraining.response_format),
+    "structured_outputs": Alias("vLLM", "`constraints`", constraining.structured_outputs),
+    "guided_json": constraint("vLLM", "json_schema", "schema"),
+    "guided_regex": constraint("vLLM", "regex", "pattern"),
+    "guided_choice": constraint("vLLM", "choice", "values"),
+    "guided_grammar": constraint("vLLM", "grammar", "text"),
+    "json_schema": constraint("SGLang, llama.cpp", "json_schema", "schema"),
+    "regex": constraint("SGLang", "regex", "pattern"),
+    "ebnf": constraint("SGLang", "grammar", "text"),
+    "grammar": constraint("llama.cpp", "grammar", "text"),
 }
 
 NO_TOOLS = "tool calls are not supported yet"
-NO_CONSTRAINTS = "structured output is not supported yet"
-NO_INFILL = "infill is not supported yet"
 TEXT_ONLY = "this server reads and writes text only"
 NOT_STORED = "this server stores nothing"
 FIXED = "it is a property of the loaded checkpoint, not of a request"
@@ -116,18 +130,7 @@ REFUSED: dict[str, Refusal] = {
     "parallel_tool_calls": Refusal(NO_TOOLS, (None, True, False)),
     "functions": Refusal(NO_TOOLS, (None, [])),
     "function_call": Refusal(NO_TOOLS, (None, "none", "auto")),
-    "response_format": Refusal(NO_CONSTRAINTS, (None, {"type": "text"})),
-    "constraints": Refusal(NO_CONSTRAINTS, (None, [])),
-    "constraint_refinement_rounds": Refusal(NO_CONSTRAINTS, (None, 0)),
-    **{
-        name: Refusal(NO_CONSTRAINTS)
-        for name in (
-            *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
-            *("regex", "ebnf", "json_schema", "grammar"),
-        )
-    },
-    "suffix": Refusal(NO_INFILL, (None, "")),
-    "fim_mode": Refusal(NO_INFILL, (None, False)),
+    "constraint_refinement_rounds": Refusal("it is for soft constraints, which are not supported yet", (None, 0)),
     "best_of": Refusal("ask for n choices and choose among them", (None, 1)),
     "audio": Refusal(TEXT_ONLY),
     "modalities": Refusal(TEXT_ONLY, (None, ["text"])),

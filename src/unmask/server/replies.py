@@ -67,7 +67,8 @@ class Form:
             choice["message"] = {"role": "assistant", "content": generation.text, "refusal": None}
         else:
             choice["text"] = self.echoed(index) + generation.text
-        return choice | Tail(self).extras(generation.tokens) | {"finish_reason": generation.finish_reason}
+        extras = Tail(self).extras(generation.tokens) | judged(generation)
+        return choice | extras | {"finish_reason": generation.finish_reason}
 
     def echoed(self, index: int) -> str:
         """What the text of a choice begins with: its prompt, if that was asked for."""
@@ -83,7 +84,7 @@ class Form:
         drafted = [s for s in stats if s.rounds]
         decoded = sum(s.tokens - s.prefill_tokens for s in stats)
         rounds = sum(s.rounds for s in drafted)
-        prompt_tokens = sum(len(prompt.ids) for prompt in self.prompts)
+        prompt_tokens = sum(prompt.tokens for prompt in self.prompts)
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": tokens,
@@ -103,6 +104,12 @@ class Form:
             },
             "nfe": forwards,
         }
+
+
+def judged(generation: Generation) -> dict[str, Any]:
+    """What the last check of a constrained text says."""
+    verdict = generation.constraint
+    return {} if verdict is None else {"constraint": {"status": verdict.status, "detail": verdict.detail}}
 
 
 class Tail:

@@ -80,6 +80,9 @@ class Body(Strict):
     alternatives: Annotated[int, Field(ge=0, le=1024)] | None = Field(
         None, description="adaptivespec: most second-best tokens verified beside the draft."
     )
+    lookup: Annotated[int, Field(ge=0, le=1024)] | None = Field(
+        None, description="adaptivespec: shortest repetition worth a draft, in tokens; 0: none."
+    )
     block_size: Count | None = Field(None, description="fastdiffuser: tokens denoised together.")
     confidence_threshold: Share | None = Field(None, description="fastdiffuser: place every token at least this sure.")
     schedule: bool | None = Field(None, description="fastdiffuser: an even share per step instead of a threshold.")
@@ -96,6 +99,10 @@ class Body(Strict):
     )
     max_revisions: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
         None, description="fastdiffuser: how often one slot may be taken back."
+    )
+
+    constraints: Annotated[list[dict[str, Any]], Field(max_length=16)] | None = Field(
+        None, description="What the text must obey, by construction: one of the types below."
     )
 
     frames: bool | None = Field(None, description="With stream: an `unmask.frame` event after every step.")
@@ -164,6 +171,8 @@ class CompletionBody(Body):
         | Annotated[list[Id], Field(min_length=1)]
         | Annotated[list[Annotated[list[Id], Field(min_length=1)]], Field(min_length=1)]
     ) = Field(description="Text to continue, or token ids, or a list of either.")
+    suffix: str | None = Field(None, description="Text after the gap that is to be filled, where the model can.")
+    fim_mode: bool | None = Field(None, description="Fill a gap even where the suffix is empty: nothing follows it.")
     echo: bool | None = Field(None, description="Begin the text with the prompt.")
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
         None, description="Log-probability of every token, and of so many alternatives."
@@ -173,7 +182,16 @@ class CompletionBody(Body):
     def _plain(self) -> CompletionBody:
         if self.echo and self.logprobs is not None:
             raise ValueError("echo with logprobs is not supported: the prompt has no log-probabilities here")
+        if self.suffix and self.fim_mode is False:
+            raise ValueError("fim_mode is false, and there is a suffix: leave one of them out")
+        if self.echo and self.gap is not None:
+            raise ValueError("echo with a suffix is not supported")
         return self
+
+    @property
+    def gap(self) -> str | None:
+        """What follows the gap that is to be filled; None where a prompt is to be continued."""
+        return (self.suffix or "") if self.fim_mode else self.suffix or None
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -13,11 +13,13 @@ from functools import cached_property
 from typing import Any
 
 from unmask import __version__
+from unmask.constraints import FIELDS, ConstraintError
 from unmask.lm import LM, MODES, SPEC_VARIANTS, Event, Generation, Options, Piece
 from unmask.lm.options import default_mode
 from unmask.server.asking import Prompt, options_for, prompts_of, with_room
 from unmask.server.call import Call
 from unmask.server.errors import ApiError, bad
+from unmask.server.gaps import prepare_gap, seen
 from unmask.server.metrics import Metrics
 from unmask.server.replies import Form
 from unmask.server.schema import Body, ChatBody, CompletionBody, parse
@@ -115,7 +117,9 @@ class Service:
         try:
             options = self.options(body)
             prompts = await self.aside(size_of(body), lambda: prompts_of(self.lm, body, self.context))
-            jobs = self.jobs(call, body, prompts, options, n)
+            # Compiling a constraint may take a while.
+            size = 1 + SMALL if body.constraints else 0
+            jobs = await self.aside(size, lambda: self.jobs(call, body, prompts, options, n))
         except BaseException:
             self.held -= choices
             raise
@@ -124,7 +128,8 @@ class Service:
         except BaseException as error:
             call.cancel()
             raise said(error) if isinstance(error, ValueError) else error from None
-        self.metrics.prompt_tokens.inc(sum(len(prompt.ids) for prompt in prompts))
+        prompts = [seen(prompt, jobs[number * n].request) for number, prompt in enumerate(prompts)]
+        self.metrics.prompt_tokens.inc(sum(prompt.tokens for prompt in prompts))
         return call, Form(
             kind="text" if plain else "chat",
             model=model,
@@ -153,11 +158,16 @@ class Service:
 
     def jobs(self, call: Call, body: Body, prompts: Sequence[Prompt], options: Options, count: int) -> list[Job]:
         jobs = list[Job]()
+        gap = body.gap if isinstance(body, CompletionBody) else None
         for prompt in prompts:
             roomy = with_room(options, prompt, self.context, chosen=body.max_tokens is not None)
             for number in range(count):
+                seeded = replace(roomy, seed=options.seed + number)
                 try:
-                    request, follow = self.lm.prepare(prompt.ids, replace(roomy, seed=options.seed + number))
+                    if gap is None:
+                        request, follow = self.lm.prepare(prompt.ids, seeded)
+                    else:
+                        request, follow = prepare_gap(self.lm, body, prompt, gap, seeded, self.context)
                 except ValueError as error:
                     raise said(error) from None
                 jobs.append(Job(request, follow, call, index=len(jobs)))
@@ -194,8 +204,8 @@ class Service:
                 "block_size": traits.block_size,
                 "context": self.context,
                 "adapters": list(lm.engine.limits.adapters),
-                "constraints": [],
-                "infill": False,
+                "constraints": list(FIELDS),
+                "infill": list(lm.filler.layouts),
                 "dtype": self.dtype,
                 "exactness": lm.engine.config.exactness,
                 "frame_version": 1,
@@ -271,12 +281,14 @@ def size_of(body: Body) -> int:
     if isinstance(body, ChatBody):
         return sum(len(message.text) for message in body.messages)
     assert isinstance(body, CompletionBody)
-    return sum(map(len, body.prompts))
+    return sum(map(len, body.prompts)) + len(body.suffix or "")
 
 
 def said(error: ValueError) -> ApiError:
     """A ValueError of the rooms below, whose text is meant for users and begins with the name of the option."""
     message = str(error)
+    if isinstance(error, ConstraintError):
+        return bad(message, "constraints", "invalid_constraint")
     name = message.split(maxsplit=1)[0] if message else ""
     known = {*ChatBody.model_fields, *CompletionBody.model_fields}
     name = {"mode": "generation_mode"}.get(name, name)

@@ -15,7 +15,7 @@ from unmask.server.call import Call, Item
 from unmask.server.errors import ApiError
 from unmask.server.leaving import ClientGoneError, unless_client_leaves
 from unmask.server.logs import NOTES, ended
-from unmask.server.replies import Form, Tail, frame_object
+from unmask.server.replies import Form, Tail, frame_object, judged
 from unmask.types import Frame
 
 DONE = b"data: [DONE]\n\n"
@@ -66,7 +66,7 @@ class Chunks:
             return self.frame(index, event, dropped)
         self.done[index] = event
         empty: dict[str, Any] = {"delta": {}} if self.form.kind == "chat" else {"text": ""}
-        return self.chunk(index, empty, event.finish_reason)
+        return self.chunk(index, empty | judged(event), event.finish_reason)
 
     def piece(self, index: int, piece: Piece) -> bytes:
         if self.plain:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,17 +13,21 @@ import torch
 import torch.distributed as dist
 
 from unmask.model import store
-from unmask.model.checkpoint import Checkpoint, load_into, open_checkpoint
+from unmask.model.checkpoint import AdapterWeights, Checkpoint, load_into, open_checkpoint, read_adapter
 from unmask.model.decoder import Decoder
+from unmask.text import Tokenizer
 from unmask.training.export import export_adapter, export_model
+from unmask.training.gap_measure import held_gaps, suffix_gain
+from unmask.training.gaps import GapStream, resolved
 from unmask.training.log import read
-from unmask.training.loop import Progress, Report, Trainer
+from unmask.training.loop import Evaluate, Progress, Report, Trainer
 from unmask.training.machine import prepare_memory, processes
 from unmask.training.measure import measure
 from unmask.training.packing import Data, held_out, open_stream
 from unmask.training.plot import can_plot, plot_run
+from unmask.training.sample import Sample, Stream
 from unmask.training.settings import TrainConfig, to_json
-from unmask.training.trainable import adapter_weights
+from unmask.training.trainable import adapter_weights, start_from
 from unmask.types import Traits
 
 PLOT = "plot.png"  # in the folder of a run
@@ -31,7 +35,10 @@ PLOT = "plot.png"  # in the folder of a run
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What to convert. run: folder of checkpoints and logs; the same call goes on from it. held: samples measured."""
+    """What to convert. run: folder of checkpoints and logs; the same call goes on from it. held: samples measured.
+
+    start: folder of an adapter that the new one begins as.
+    """
 
     model: str
     data: Data
@@ -40,6 +47,7 @@ class Conversion:
     run: Path
     mask_id: int | None = None
     held: int = 16
+    start: Path | None = None
     overwrite: bool = False
 
 
@@ -62,8 +70,11 @@ def convert(
         mask_id = mask_of(checkpoint, what.mask_id)
         decoder = load(checkpoint, what.config)
         tokenizer = checkpoint.tokenizer()
+        what = replace(what, config=resolved(what.config, tokenizer, mask_id))
         cache = store.home() / "corpora" / "tokens"
-        stream = open_stream(what.data, tokenizer, what.config.length, what.config.seed, cache=cache)
+        stream: Stream = open_stream(what.data, tokenizer, what.config.length, what.config.seed, cache=cache)
+        if what.config.infill.share:
+            stream = GapStream(stream, tokenizer, what.config)
         samples = held_out(what.data, tokenizer, what.config.length, what.held)
         trainer = Trainer(
             decoder,
@@ -71,10 +82,12 @@ def convert(
             what.config,
             stream,
             what.run,
-            base=what.model,
-            evaluate=(lambda model: measure(model, samples, what.config, mask_id)) if samples else None,
+            base=what.model if what.start is None else f"{what.model} with {what.start}",
+            evaluate=measures(what.config, samples, tokenizer, mask_id) if samples else None,
             progress=progress,
         )
+        if what.start is not None and trainer.step == 0:
+            start_from(trainer.parameters, adapter_to_start_from(what, checkpoint))
         if started:
             started(trainer)
         report = trainer.run()
@@ -83,6 +96,32 @@ def convert(
             if can_plot() and read(what.run / "log.jsonl"):
                 plot_run(what.run, what.run / PLOT)
     return report
+
+
+def adapter_to_start_from(what: Conversion, checkpoint: Checkpoint) -> AdapterWeights:
+    """Raises ValueError where no adapter is trained, or the adapter has another scale; and as `read_adapter`."""
+    assert what.start is not None
+    settings = what.config.adapter
+    if what.config.method != "adapter":
+        raise ValueError(f"only an adapter can start from an adapter, and method is {what.config.method!r}")
+    weights = read_adapter(what.start, checkpoint.config)
+    if weights.scale != settings.alpha / settings.rank:
+        raise ValueError(
+            f"the adapter {what.start} has alpha / rank {weights.scale:g}, the one to be trained"
+            f" {settings.alpha / settings.rank:g}"
+        )
+    return weights
+
+
+def measures(config: TrainConfig, samples: Sequence[Sample], tokenizer: Tokenizer, mask_id: int) -> Evaluate:
+    """What is measured on held-out samples while training."""
+    gaps = held_gaps(samples, tokenizer, config) if config.infill.share else []
+
+    def evaluate(decoder: Decoder) -> dict[str, Any]:
+        found = measure(decoder, samples, config, mask_id)
+        return found | suffix_gain(decoder, gaps, config, mask_id) if gaps else found
+
+    return evaluate
 
 
 def export(what: Conversion, checkpoint: Checkpoint, trainer: Trainer, report: Report) -> None:
@@ -102,6 +141,9 @@ def traits_after(traits: Traits, config: TrainConfig, mask_id: int) -> Traits:
     """What the checkpoint can do after the run."""
     name = config.adapter.name if config.method == "adapter" else None
     drafter = config.stage == "drafter"
+    if config.infill.share:
+        causal = config.method == "joint"
+        traits = replace(traits, gap_end=config.infill.end_id, gap_room=config.gap_room, gap_causal=causal)
     return replace(
         traits,
         mask_id=mask_id,
@@ -163,4 +205,6 @@ def figures_line(figures: dict[str, Any]) -> str:
     found = figures.get("eval") or {}
     if "tokens_per_round" in found:
         parts.append(f"held out: {found['tokens_per_round']:.2f} tokens a round")
+    if "suffix_gain" in found:
+        parts.append(f"suffix gain {found['suffix_gain']:.3f} nats a token")
     return ", ".join([*parts, f"{figures['tokens_per_second']:.0f} tokens/s"])

@@ -1,8 +1,9 @@
 """The doubled sequence of a batch: all clean rows, then the rows of all noised blocks.
 
-Who sees whom is one rule (docs/design.md, last row of the table): a document's clean rows are causal; a noised block
-sees itself, both ways, and the clean rows of its document before its `limit`. `spans` says so in the words that
-inference uses; `Doubled` holds the same as flat arrays for the fast paths.
+Who sees whom is one rule (docs/design.md, last row of the table): a document's clean rows are causal in the order of
+rows; a noised block sees itself, both ways, and the clean rows of its document before its `limit`. In a document with a
+gap the suffix has its rows before the gap (`Request.context`). `spans` says so in the words that inference uses;
+`Doubled` holds the same as flat arrays for the fast paths.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Doubled:
     source: int64 [N], the clean row that a noisy row copies. slot: int64 [N], its number within its block.
     masked: bool [N]. weight: float64 [N], 0 where not masked.
     ar: int64 [A], clean rows whose next row is a target of the AR loss. taught: bool [N], the source has its AR
-    prediction in the clean row before it. eligible: how many tokens of all blocks could have been masked.
+    prediction in the clean row before it, and not in a gap, where a frozen model is no teacher. eligible: how many
+    tokens of all blocks could have been masked.
     """
 
     ids: Longs
@@ -85,7 +87,7 @@ def lay_out(
     eligible = sum(block.eligible for blocks in noised for block in blocks)
     if not noisy_context:
         noised = [[block for block in blocks if block.masked.any()] for blocks in noised]
-    ids, position, document, follows, supervised = (list[NDArray[Any]]() for _ in range(5))
+    ids, position, document, follows, supervised, gap = (list[NDArray[Any]]() for _ in range(6))
     source, limit, block_document = list[Longs](), list[int](), list[int]()
     start = count = 0
     for sample, blocks in zip(samples, noised, strict=True):
@@ -97,6 +99,7 @@ def lay_out(
         document.append(number)
         follows.append((np.diff(number, prepend=-1) == 0) & (np.diff(sample.position[real], prepend=0) == 1))
         supervised.append(sample.supervised[real])
+        gap.append(np.zeros(int(real.sum()), dtype=np.bool_) if sample.gap is None else sample.gap[real])
         for block in blocks:
             source.append(row[block.first : block.first + len(block.masked)])
             limit.append(int(row[block.first]) + block.sees - block.first)
@@ -133,7 +136,7 @@ def lay_out(
         # The mask id is never an answer, not even where the text has it.
         weight=np.where(clean_ids[rows] == mask_id, 0.0, joined([block.weight for block in every], np.float64)),
         ar=np.flatnonzero(clean_follows & joined(supervised, np.bool_) & (clean_ids != mask_id)) - 1,
-        taught=clean_follows[rows],
+        taught=clean_follows[rows] & ~joined(gap, np.bool_)[rows],
         eligible=eligible,
     )
 
@@ -144,17 +147,23 @@ def joined(parts: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any
 
 def spans(doubled: Doubled, adapter: str | None) -> tuple[Span, ...]:
     """The same rows in the same order as spans: the reference, and the bridge to what inference runs."""
-    bounds, made = doubled.documents.tolist(), list[Span]()
-    for first, last in itertools.pairwise(bounds):
-        # Clean rows of an infill sample are out of order (prefix, suffix, gap); a span has ascending positions.
-        made.append(Span(tuple(doubled.ids[first:last].tolist()), int(doubled.position[first])))
+    made, stretches = list[Span](), list[tuple[int, int]]()
+    for first, last in itertools.pairwise(doubled.documents.tolist()):
+        # A span has ascending positions; a document with a gap is several.
+        jumps = (np.flatnonzero(np.diff(doubled.position[first:last]) != 1) + first + 1).tolist()
+        for start, end in itertools.pairwise([first, *jumps, last]):
+            sees = tuple((i, b - a) for i, (a, b) in enumerate(stretches) if a >= first)
+            made.append(Span(tuple(doubled.ids[start:end].tolist()), int(doubled.position[start]), sees=sees))
+            stretches.append((start, end))
     for k, document in enumerate(doubled.block_document.tolist()):
         own = slice(int(doubled.blocks[k]), int(doubled.blocks[k + 1]))
         tokens = doubled.ids[doubled.clean :][own]
-        seen = int(doubled.limit[k]) - bounds[document]
-        start = int(doubled.position[doubled.clean :][own][0])
+        first, limit = int(doubled.documents[document]), int(doubled.limit[k])
+        clean = [(i, min(b, limit) - a) for i, (a, b) in enumerate(stretches) if first <= a < limit]
         earlier = np.flatnonzero(doubled.blocks[:k] >= doubled.reach[k]).tolist()
-        copies = [(len(bounds) - 1 + e, int(doubled.blocks[e + 1] - doubled.blocks[e])) for e in earlier]
-        sees = (*([(document, seen)] if seen else []), *copies)
-        made.append(Span(tuple(tokens.tolist()), start, True, sees, adapter, tuple(doubled.masked[own].tolist())))
+        copies = [(len(stretches) + e, int(doubled.blocks[e + 1] - doubled.blocks[e])) for e in earlier]
+        start = int(doubled.position[doubled.clean :][own][0])
+        made.append(
+            Span(tuple(tokens.tolist()), start, True, (*clean, *copies), adapter, tuple(doubled.masked[own].tolist()))
+        )
     return tuple(made)

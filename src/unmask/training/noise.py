@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from unmask.training.settings import Blocks, Noise, TrainConfig
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 GOLDEN = (math.sqrt(5) - 1) / 2
+# Share of the blocks of gaps that are all masked, which is how each begins at inference.
+FULL_GAPS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,21 @@ def one_view(sample: Sample, config: TrainConfig, view: int) -> Iterator[Block]:
     pieces = [
         piece
         for first, last in runs(sample, config.blocks.skip)
-        for piece in cut(first, last, size, draft_size, config.blocks, rng)
+        for piece in (
+            cut(first, last, size, draft_size, config.blocks, rng)
+            if sample.gap is None or not sample.gap[first]
+            else cut_gap(sample, first, last, size, config, rng)
+        )
     ]
     ts = iter(stratified(sum(not draft for _, _, draft in pieces), sample.index, config, view, rng))
     for first, last, draft in pieces:
         if draft:
             yield drafting(first, last - first, config)
             continue
-        masked, propensity, t = mask_some(last - first, next(ts), config.noise, rng)
+        t, noise = next(ts), config.noise
+        if sample.gap is not None and sample.gap[first]:
+            t, noise = 1.0 if rng.random() < FULL_GAPS else t, replace(noise, law="uniform", mode="exact")
+        masked, propensity, t = mask_some(last - first, t, noise, rng)
         yield Block(first, masked, last - first, weights(masked, propensity, config.noise), t, False, first)
         if config.noise.complementary:
             rest = weights(~masked, 1 - propensity, config.noise)
@@ -78,8 +87,12 @@ def sizes(blocks: Blocks, index: int, rng: np.random.Generator) -> tuple[int, in
 
 
 def runs(sample: Sample, skip: int = 1) -> list[tuple[int, int]]:
-    """Longest stretches [first, last) of rows of one document on which loss is allowed, none at a position < skip."""
-    number = np.where(sample.supervised & (sample.document >= 0) & (sample.position >= skip), sample.document, -1)
+    """Longest stretches [first, last) of rows of one document on which loss is allowed, none at a position < skip. Of a
+    document with a gap, the gap."""
+    allowed = sample.supervised
+    if sample.gap is not None:
+        allowed = np.where(np.isin(sample.document, sample.document[sample.gap]), sample.gap, allowed)
+    number = np.where(allowed & (sample.document >= 0) & (sample.position >= skip), sample.document, -1)
     edges = np.flatnonzero(np.diff(number)) + 1
     bounds = [0, *edges.tolist(), len(number)]
     return [(a, b) for a, b in itertools.pairwise(bounds) if b > a and number[a] >= 0]
@@ -97,6 +110,19 @@ def cut(
             length, shifted = 1 + int(part * length), 1.0
         yield first, min(first + length, last), draft
         first += length
+
+
+def cut_gap(
+    sample: Sample, first: int, last: int, size: int, config: TrainConfig, rng: np.random.Generator
+) -> Iterator[tuple[int, int, bool]]:
+    """As `cut`, on the grid that inference has: from the first token of the gap, up to the block with its end token.
+
+    Drafts are for causal rows that learn to fill gaps too, which those of a frozen model do not.
+    """
+    share = config.blocks.full_share if config.method == "joint" else 0.0
+    end = first + int(np.flatnonzero(sample.supervised[first:last])[-1])
+    for start in range(first, end + 1, size):
+        yield start, min(start + size, last), bool(rng.random() < share)
 
 
 def drafting(first: int, size: int, config: TrainConfig) -> Block:

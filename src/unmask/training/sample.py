@@ -16,6 +16,7 @@ class Sample:
     index: global sample number (with the run seed it decides the noise).
     ids int64 [L]; document int32 [L]: number of the document within the sample, -1 for padding; position int64 [L]:
     restarts at 0 per document; supervised bool [L]: loss is allowed here (answers only for chats; never padding).
+    gap: bool [L], of a sample with gap layouts (`training.gaps`): the rows of a gap, up to the edge of its last block.
     """
 
     index: int
@@ -23,6 +24,7 @@ class Sample:
     document: NDArray[np.int32]
     position: NDArray[np.int64]
     supervised: NDArray[np.bool_]
+    gap: NDArray[np.bool_] | None = None
 
 
 class Stream(Protocol):

@@ -171,10 +171,34 @@ class Optimiser:
 
 
 @dataclass(frozen=True, slots=True)
+class Infill:
+    """Gap layouts (`unmask.training.gaps`): texts with a part taken out, learned with what comes after it in view.
+
+    share: of the samples. spans: how the part is drawn, one of these by chance: "characters", "lines", "syntax" (a node
+    of a Python syntax tree; lines where the text has none).
+    room: most blocks between prefix and suffix. Any number from what the part needs to this is as likely: in use nobody
+    knows the length of the part, and the room says no more of it than that it fits.
+    end_id: token that ends a gap and fills its last block; None: `gaps.end_of_gap` chooses one of the tokenizer's.
+    """
+
+    share: float = 0.0
+    spans: tuple[str, ...] = ("characters", "lines", "syntax")
+    room: int = 3
+    end_id: int | None = None
+
+    def __post_init__(self) -> None:
+        require(0 <= self.share <= 1, "share of infill", self.share, "between 0 and 1")
+        kinds = ("characters", "lines", "syntax")
+        require(bool(self.spans) and set(self.spans) <= set(kinds), "spans", self.spans, f"some of {', '.join(kinds)}")
+        require(self.room >= 1, "room", self.room, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
 class Adapter:
     """The low-rank adapter: its name in the checkpoint, and A [rank, in], B [out, rank] on every target projection.
 
     mask_embedding: masks have a learned input of their own instead of the mask id's row.
+    coherence: width of a head that chooses drafts one after the other (`unmask.model.coherence`); 0: none.
     """
 
     name: str = "unmask"
@@ -182,11 +206,13 @@ class Adapter:
     alpha: float = 64.0
     targets: tuple[str, ...] = LINEARS
     mask_embedding: bool = True
+    coherence: int = 0
 
     def __post_init__(self) -> None:
         require(self.name.isidentifier(), "adapter name", self.name, "a plain word")
         require(self.rank >= 1, "rank", self.rank, "at least 1")
         require(self.alpha > 0, "alpha of the adapter", self.alpha, "above 0")
+        require(self.coherence >= 0, "coherence", self.coherence, "0 or more")
         fine = bool(self.targets) and set(self.targets) <= set(LINEARS)
         require(fine, "targets", self.targets, f"some of {', '.join(LINEARS)}")
 
@@ -227,6 +253,7 @@ class TrainConfig:
     log_every: int = 1
     blocks: Blocks = field(default_factory=Blocks)
     noise: Noise = field(default_factory=Noise)
+    infill: Infill = field(default_factory=Infill)
     loss: Loss = field(default_factory=Loss)
     optimiser: Optimiser = field(default_factory=Optimiser)
     adapter: Adapter = field(default_factory=Adapter)
@@ -254,6 +281,8 @@ class TrainConfig:
             )
         if self.context == "noisy" and (self.noise.complementary or self.seed_placement == "copy"):
             raise ValueError("context 'noisy' has neither complementary copies of blocks nor seed_placement 'copy'")
+        if self.infill.share and (self.stage == "drafter" or self.context == "noisy" or self.ar_only):
+            raise ValueError("infill.share needs blocks that are denoised on clean context: not in this kind of run")
         if self.shard and self.method != "joint":
             raise ValueError(f"shard is for method 'joint', which trains all weights; got {self.method!r}")
         if self.shard and self.optimiser.kind == "muon":
@@ -262,6 +291,11 @@ class TrainConfig:
     @property
     def samples_per_step(self) -> int:
         return self.batch * self.accumulation
+
+    @property
+    def gap_room(self) -> int:
+        """Most positions between what is before a gap and its suffix; the longest part leaves one for its end token."""
+        return self.infill.room * self.blocks.size
 
     @property
     def ar_only(self) -> bool:
@@ -275,7 +309,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
 def from_json(raw: dict[str, Any]) -> TrainConfig:
     """The inverse of `to_json`, through JSON; ValueError for fields that do not exist."""
-    parts = {"blocks": Blocks, "noise": Noise, "loss": Loss, "optimiser": Optimiser, "adapter": Adapter}
+    parts = {"blocks": Blocks, "noise": Noise, "infill": Infill, "loss": Loss, "optimiser": Optimiser}
+    parts |= {"adapter": Adapter}
     given = {name: _build(parts[name], value, f"{name}.") if name in parts else value for name, value in raw.items()}
     return _build(TrainConfig, given, "")
 

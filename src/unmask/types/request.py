@@ -15,7 +15,7 @@ class Request:
     """One generation, as the decoder needs it: ids, limits, settings.
 
     room: above 0, the output fills a gap of so many positions between the prompt and `suffix`. It ends at an end token
-    (`Traits.gap_end`, among stop_ids) or at max_tokens; a block that reaches further has end tokens there from its start.
+        (`Traits.gap_end`, among stop_ids) or at max_tokens; a block that reaches further has end tokens there at once.
     constraint: the place before the first token of a constrained text, which fits max_tokens and may end at stop_ids.
     """
 

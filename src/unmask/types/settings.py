@@ -137,7 +137,8 @@ class Speculation:
     alternatives: adaptivespec only; at most so many second-best tokens are verified beside the draft.
     lookup: adaptivespec only; so many tokens at the end that stood in the context before are worth a draft of what
         followed them, 16 tokens at most whatever the draft_block_size (0: never).
-    costs: measured (rows, seconds) of one forward, ascending; adaptivespec spends rows by it.
+    costs: measured (rows, seconds) of one forward, ascending; adaptivespec spends rows by it. draft_costs: likewise
+        (rows, seconds) that so many rows add to a forward if a drafter acts on them.
     profile: prior acceptance of draft slot 1, 2, ... given that all before it were accepted.
     """
 
@@ -146,6 +147,7 @@ class Speculation:
     alternatives: int = 2
     lookup: int = 2
     costs: tuple[tuple[int, float], ...] = ()
+    draft_costs: tuple[tuple[int, float], ...] = ()
     profile: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -156,3 +158,6 @@ class Speculation:
         rows = [count for count, _ in self.costs]
         fine = rows == sorted(set(rows)) and all(seconds > 0 for _, seconds in self.costs)
         require(fine, "costs", self.costs, "(rows, seconds above 0), rows ascending")
+        rows = [count for count, _ in self.draft_costs]
+        fine = rows == sorted(set(rows)) and all(seconds >= 0 for _, seconds in self.draft_costs)
+        require(fine, "draft_costs", self.draft_costs, "(rows, seconds of 0 or more), rows ascending")
