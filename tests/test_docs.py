@@ -18,7 +18,10 @@ RUNS = {"generate", "pull", "demo"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    flags = re.MULTILINE | re.DOTALL
+    # What stands in four ticks was printed by a model, and is not to be run.
+    text = re.sub(r"^````.*?^````", "", page.read_text(encoding="utf-8"), flags=flags)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=flags)
 
 
 def commands() -> list[list[str]]:

@@ -119,7 +119,7 @@ import json, os, sys, torch.distributed as dist
 from pathlib import Path
 from tests.training import tiny, test_loop
 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[4]}
-dist.init_process_group("gloo", rank=int(sys.argv[2]), world_size=2)
+dist.init_process_group("gloo", rank=int(sys.argv[2]), world_size=int(sys.argv[5]))
 for name, settings in json.loads(sys.argv[3]).items():
     run = test_loop.trainer(Path(sys.argv[1]) / name, tiny.config(**settings))
     if dist.get_rank() == 1:
@@ -142,12 +142,12 @@ SPREAD: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def on_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four steps of each run on two processes, one of which is then asked to stop, and a checkpoint."""
-    folder = tmp_path_factory.mktemp("two")
-    port = str(free_port())
-    arguments = [[sys.executable, "-c", PROCESS, str(folder), str(r), json.dumps(SPREAD), port] for r in (0, 1)]
+@pytest.fixture(scope="module", params=[2, 4])
+def on_several_processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Four steps of each run on two or four processes, one of which is then asked to stop, and a checkpoint."""
+    folder, world = tmp_path_factory.mktemp("several"), str(request.param)
+    given = [json.dumps(SPREAD), str(free_port()), world]
+    arguments = [[sys.executable, "-c", PROCESS, str(folder), str(rank), *given] for rank in range(request.param)]
     running = [subprocess.Popen(each, env=environment(), stderr=subprocess.PIPE, text=True) for each in arguments]
     for process in running:
         _, errors = process.communicate(timeout=120)
@@ -156,16 +156,16 @@ def on_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", SPREAD)
-def test_two_processes_then_one_equal_one(tmp_path: Path, on_two_processes: Path, name: str) -> None:
+def test_several_processes_then_one_equal_one(tmp_path: Path, on_several_processes: Path, name: str) -> None:
     config = tiny.config(**SPREAD[name])
-    again = trainer(on_two_processes / name, replace(config, shard=False))
+    again = trainer(on_several_processes / name, replace(config, shard=False))
     assert again.step == 4
     again.run()
     whole = trainer(tmp_path / "whole", replace(config, shard=False))
     whole.run()
     for key, parameter in weights(whole).items():
         torch.testing.assert_close(weights(again)[key], parameter, rtol=1e-9, atol=1e-11)
-    losses = [[line["loss"] for line in figures(run)] for run in (on_two_processes / name, tmp_path / "whole")]
+    losses = [[line["loss"] for line in figures(run)] for run in (on_several_processes / name, tmp_path / "whole")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-10)
 
 
