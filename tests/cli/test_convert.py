@@ -74,6 +74,9 @@ def test_an_adapter_that_begins_as_another(
     ]:
         assert run(command(base, text, tmp_path / "three", "--run", str(tmp_path / message[:6]), *first, *more)) == 2
         assert message in capsys.readouterr().err
+    lost = ["--start", str(tmp_path / "nowhere"), "--steps", "1"]
+    assert run(command(base, text, tmp_path / "four", *lost)) == 2
+    assert not (tmp_path / "four.run").exists(), "something is left behind"
 
 
 def test_a_joint_model_that_loads(base: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,8 @@ class Filler:
                 return PREFIX
             raise ValueError(
                 "this model cannot fill a gap: it was not trained with gaps (`unmask convert --infill`), and its"
-                " tokenizer has no fill-in-the-middle tokens; untrained=True lets it continue the prefix alone"
+                " tokenizer has no fill-in-the-middle tokens; untrained=True (--untrained) lets it continue the prefix"
+                " alone"
             )
         if filling.layout is not None and filling.layout not in known:
             allowed = " or ".join(map(repr, known or (PREFIX,)))

@@ -68,6 +68,7 @@ def convert(
     with distributed():
         checkpoint = open_checkpoint(store.resolve(what.model))
         mask_id = mask_of(checkpoint, what.mask_id)
+        begins = None if what.start is None else adapter_to_start_from(what, checkpoint)  # before anything is written
         decoder = load(checkpoint, what.config)
         tokenizer = checkpoint.tokenizer()
         what = replace(what, config=resolved(what.config, tokenizer, mask_id))
@@ -86,8 +87,8 @@ def convert(
             evaluate=measures(what.config, samples, tokenizer, mask_id) if samples else None,
             progress=progress,
         )
-        if what.start is not None and trainer.step == 0:
-            start_from(trainer.parameters, adapter_to_start_from(what, checkpoint))
+        if begins is not None and trainer.step == 0:
+            start_from(trainer.parameters, begins)
         if started:
             started(trainer)
         report = trainer.run()
