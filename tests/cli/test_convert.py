@@ -177,3 +177,32 @@ def test_an_empty_corpus(base: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "empty").mkdir()
     assert run(command(base, tmp_path / "empty", tmp_path / "out")) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+_BUILDS = """
+import sys, time
+from unmask.training import corpus
+from unmask.cli.convert import make_starter_corpus
+
+def build(out, progress):
+    folder = corpus.default_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    time.sleep(0.5)  # long enough for the other process to come and look
+    (folder / "train.jsonl").write_text("{}")
+    print("built", flush=True)
+
+corpus.build_corpus = build
+make_starter_corpus()
+print("there", corpus.default_folder().joinpath("train.jsonl").exists())
+"""
+
+
+def test_of_two_processes_one_builds_the_starter_corpus(tmp_path: Path) -> None:
+    environment = os.environ | {"UNMASK_HOME": str(tmp_path)}
+    both = [
+        subprocess.Popen([sys.executable, "-c", _BUILDS], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert sorted("built" in text for text in said) == [False, True]
+    assert all("there True" in text for text in said)

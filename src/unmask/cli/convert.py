@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from filelock import FileLock
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from unmask.cli.common import DEFAULT_MODEL, err, out
@@ -95,7 +96,7 @@ def convert(
     )
     board = Board(what.run / "tensorboard") if tensorboard else None
     speaks = int(os.environ.get("RANK", "0")) == 0  # under torchrun, one process tells what all of them do
-    if what.data.sources == ("starter",):
+    if "starter" in what.data.sources:
         make_starter_corpus()
     with bar(config, quiet=as_objects or not speaks) as shown:
 
@@ -168,11 +169,15 @@ def settings_of(
 
 
 def make_starter_corpus() -> None:
+    """Build it where it is missing. Of several processes (torchrun, two runs at once) one does, the others wait for it."""
     from unmask.training.corpus import build_corpus, default_folder
 
-    if not (default_folder() / "train.jsonl").exists():
-        err.print("Building the starter corpus from sources that packages ship")
-        build_corpus(None, lambda line: err.print(line, style="dim"))
+    folder = default_folder()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "train.jsonl").exists():
+            err.print("Building the starter corpus from sources that packages ship")
+            build_corpus(None, lambda line: err.print(line, style="dim"))
 
 
 def stop_on_signal(trainer: Trainer) -> None:
