@@ -169,7 +169,7 @@ def settings_of(
 
 
 def make_starter_corpus() -> None:
-    """Build it where it is missing. Of several processes (torchrun, two runs at once) one does, the others wait for it."""
+    """Build it where it is missing. Of several processes (torchrun, two runs at once) one does, the others wait."""
     from unmask.training.corpus import build_corpus, default_folder
 
     folder = default_folder()
