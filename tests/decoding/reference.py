@@ -32,19 +32,28 @@ def linearspec(request: Request, script: Script) -> tuple[Ids, int]:
     output: Ids = (script.next_id(request, request.prompt),)
     nfe = 0
     while not ended(request, output):
-        ids = request.prompt + output
-        size = min(settings.draft_block_size, request.max_tokens - len(output))
-        draft = dict[int, int]()
-        while len(draft) < size - 1:
-            unknown = tuple(p for p in range(len(ids), len(ids) + size - 1) if p not in draft)
-            rows = guesses(script, request, dict(enumerate(ids)) | draft, unknown)
+        first, draft = len(request.prompt + output) + 1, dict[int, int]()
+        after = first + max(min(settings.draft_block_size, request.max_tokens - len(output)) - 2, 0)
+        while len(draft) < after - first:
+            # The first forward of a round reads AR's own token too; drafts begin behind the mask that stands for it.
+            seen = request.prompt + output
+            unknown = tuple(p for p in range(len(seen), after) if p not in draft)
+            rows = {
+                p: row
+                for p, row in guesses(script, request, dict(enumerate(seen)) | draft, unknown).items()
+                if p >= first
+            }
             nfe += 1
+            if len(seen) < first:
+                output += (script.next_id(request, seen),)
+                if ended(request, output):
+                    return output, nfe
             surest = max(rows, key=lambda p: rows[p].prob)
             for position, row in rows.items():
                 if row.prob >= settings.draft_threshold or position == surest or settings.draft_threshold == 0:
                     draft[position] = row.id
         nfe += 1
-        for position in range(len(ids), len(ids) + size):
+        for position in range(first, after + 1):
             output += (script.next_id(request, request.prompt + output),)
             if ended(request, output) or draft.get(position) != output[-1]:
                 break

@@ -57,41 +57,45 @@ def test_penalties_are_told_what_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("traits", "spans", "read"),
+    ("traits", "group", "rows", "shift"),
     [
-        (Traits(MASK), [Span((5, MASK, MASK), 3, True, (), None, (False, True, True))], Read(0, (1, 2), 0)),
+        (Traits(MASK), Span((5, MASK, MASK, MASK), 3, True, (), None, (False, True, True, True)), (2, 3), 0),
         (
             Traits(MASK, shift=True, draft_adapter="d"),
-            [Span((5, MASK, MASK), 3, True, (), "d", (False, True, True))],
-            Read(0, (0, 1), 1),
+            Span((5, MASK, MASK, MASK), 3, True, (), "d", (False, True, True, True)),
+            (1, 2),
+            1,
         ),
         (
             Traits(MASK, seed="causal", draft_adapter="d"),
-            [Span((5,), 3), Span((MASK, MASK), 4, True, ((0, 1),), "d", (True, True))],
-            Read(1, (0, 1), 0),
+            Span((MASK, MASK, MASK), 4, True, ((0, 1),), "d", (True, True, True)),
+            (1, 2),
+            0,
         ),
         (
             Traits(MASK, seed="copy", draft_adapter="d"),
-            [Span((5,), 3), Span((5, MASK, MASK), 3, True, ((0, 1),), "d", (False, True, True))],
-            Read(1, (1, 2), 0),
+            Span((5, MASK, MASK, MASK), 3, True, ((0, 1),), "d", (False, True, True, True)),
+            (2, 3),
+            0,
         ),
     ],
 )
-def test_where_a_draft_sees_the_seed(traits: Traits, spans: list[Span], read: Read) -> None:
-    plan = linearspec.need(drafting(Speculation(3), traits=traits))
-    assert list(plan.spans) == spans
-    assert plan.reads == (replace(read, bans_mask=True, follows=(5, (0, 0))),)
+def test_a_draft_is_a_step_of_ar_and_masks_behind_it(traits: Traits, group: Span, rows: Any, shift: int) -> None:
+    plan = linearspec.need(drafting(Speculation(4), traits=traits))
+    assert plan.spans == (Span((5,), 3), group)
+    follows = ((0, 0), (1, 0))
+    assert plan.reads == (Read(0, (0,)), Read(1, rows, shift, detail=True, bans_mask=True, follows=follows))
 
 
 @pytest.mark.parametrize(
     ("verified", "emitted"),
     [((8, 0, 0), [8]), ((6, 8, 0), [6, 8]), ((6, 7, 8), [6, 7, 8]), ((8, 7, 8), [8])],
 )
-def test_a_round_emits_the_agreed_run_and_one_token_more(verified: tuple[int, ...], emitted: list[int]) -> None:
-    state, outcome = feed(drafting(Speculation(3)), *picks(6, 7))
-    assert (outcome.keep, outcome.emit, state.kept) == (0, (), 3)
+def test_a_round_emits_a_token_the_agreed_run_and_one_more(verified: tuple[int, ...], emitted: list[int]) -> None:
+    state, outcome = feed(drafting(Speculation(4)), *picks(4, 6, 7))
+    assert (outcome.keep, [token.id for token in outcome.emit], state.kept) == (1, [4], 4)
     plan = linearspec.need(state)
-    assert (plan.spans, plan.reads) == ((Span((5, 6, 7), 3),), (Read(0, (0, 1, 2)),))
+    assert (plan.spans, plan.reads) == ((Span((4, 6, 7), 4),), (Read(0, (0, 1, 2)),))
     state, outcome = feed(state, *picks(*verified))
     assert [token.id for token in outcome.emit] == emitted
     assert outcome.keep == len(emitted)
@@ -100,39 +104,39 @@ def test_a_round_emits_the_agreed_run_and_one_token_more(verified: tuple[int, ..
 
 
 def test_a_threshold_fills_the_draft_in_several_forwards() -> None:
-    state = drafting(Speculation(4, draft_threshold=0.9))
-    state, _ = feed(state, Row(6, 0.2), Row(7, 0.9), Row(8, 0.3))
+    state = drafting(Speculation(5, draft_threshold=0.9))
+    state, _ = feed(state, Row(4), Row(6, 0.2), Row(7, 0.9), Row(8, 0.3))
     plan = linearspec.need(state)
-    assert plan.spans[0].tokens == (5, MASK, 7, MASK)
+    assert plan.spans[0].tokens == (4, MASK, 7, MASK)
     assert plan.reads[0].rows == (1, 3)
     state, _ = feed(state, Row(6, 0.2), Row(8, 0.1))
-    assert linearspec.need(state).spans[0].tokens == (5, 6, 7, MASK)
+    assert linearspec.need(state).spans[0].tokens == (4, 6, 7, MASK)
     state, _ = feed(state, Row(8, 0.0))
-    assert linearspec.need(state).spans == (Span((5, 6, 7, 8), 3),)
+    assert linearspec.need(state).spans == (Span((4, 6, 7, 8), 4),)
 
 
-def test_a_stop_id_in_the_draft_ends_the_round_there() -> None:
-    state, _ = feed(drafting(Speculation(4), stop_ids=(STOP,)), *picks(6, STOP, 8))
-    state, outcome = feed(state, *picks(6, STOP, 8, 9))
-    assert (state.output, outcome.finish, state.kept) == ((5, 6, STOP), "stop", 6)
+@pytest.mark.parametrize("first", [STOP, 6])
+def test_a_stop_id_ends_the_round_there(first: int) -> None:
+    state, outcome = feed(drafting(Speculation(5), stop_ids=(STOP,)), *picks(first, STOP, 8, 9))
+    if first != STOP:
+        state, outcome = feed(state, *picks(STOP, 8, 9, 9))
+    assert (state.output, outcome.finish) == ((5, STOP) if first == STOP else (5, 6, STOP), "stop")
+    assert state.kept == (4 if first == STOP else 6)  # the verifier's row of the stop id is there, AR's is not
 
 
 def test_drafts_are_no_longer_than_what_may_be_emitted() -> None:
-    state = drafting(Speculation(8), max_tokens=4)
-    assert linearspec.need(state).rows == 3
-    state, _ = feed(state, *picks(6, 7))
-    state, outcome = feed(state, *picks(8, 0, 0))
-    state, outcome = feed(state, *picks(6))
-    state, outcome = feed(state, *picks(0, 0))
+    state = drafting(Speculation(8), max_tokens=5)
+    assert linearspec.need(state).rows == 1 + 1 + 3
+    state, _ = feed(state, *picks(8, 6, 7))
+    state, _ = feed(state, *picks(0, 0, 0))
     assert linearspec.need(state) == Plan((Span((0,), 5),), (Read(0, (0,)),))  # no room for a draft
-    state, outcome = feed(state, Row(9))
-    assert (state.output, outcome.finish) == ((5, 8, 0, 9), "length")
+    state, _ = feed(state, Row(9))
+    state, outcome = feed(state, Row(3))
+    assert (state.output, outcome.finish) == ((5, 8, 0, 9, 3), "length")
 
 
 def test_a_viewer_sees_drafts_with_their_confidence() -> None:
-    state = drafting(Speculation(3), watch=True)
-    assert linearspec.need(state).reads[0].detail
-    _, outcome = feed(state, Row(6, 0.5), Row(7, 0.25))
+    _, outcome = feed(drafting(Speculation(4), watch=True), Row(4), Row(6, 0.5), Row(7, 0.25))
     assert outcome.frame is not None
-    assert outcome.frame.start == 4
+    assert outcome.frame.start == 5
     assert [(slot.token, slot.confidence) for slot in outcome.frame.slots] == [(6, 0.5), (7, 0.25)]

@@ -112,7 +112,7 @@ def test_linearspec_with_a_perfect_draft(max_tokens: int, size: int) -> None:
 @pytest.mark.parametrize(("max_tokens", "size"), [(2, 2), (3, 2), (20, 3), (30, 32)])
 def test_linearspec_with_a_hopeless_draft(max_tokens: int, size: int) -> None:
     trace = run(plain("linearspec", max_tokens, Speculation(size)), HOPELESS)
-    assert trace.nfe == 2 * (max_tokens - 2) + 1  # the last token has no room for a draft
+    assert trace.nfe == max_tokens - 1  # never worse than AR: a draft forward emits a token too
     assert all(len(outcome.emit) <= 1 for outcome in trace.outcomes)
 
 

@@ -156,7 +156,14 @@ def test_linearspec_is_ar(size: int, threshold: float, adapter: str | None, engi
     traits = replace(traits, draft_adapter=adapter)
     states = expect_ar(engine, *prompts("linearspec", settings, traits, GREEDY, SAMPLED))
     rounds, tokens = sum(s.stats.rounds for s in states), sum(len(s.output) - s.stats.prefill_tokens for s in states)
-    assert rounds == tokens if size == 1 else rounds < tokens < 0.9 * size * rounds  # drafts were right, and wrong
+    if size < 3:
+        assert rounds == tokens
+        return
+    hopeless = sum(
+        (len(s.output) - s.stats.prefill_tokens + 1) // 2 for s in states
+    )  # two tokens a round are no drafts
+    assert rounds < hopeless or (rounds == hopeless and adapter is None)
+    assert tokens < 0.95 * size * rounds  # drafts were wrong, too
 
 
 def test_linearspec_is_ar_whatever_the_adapter(tmp_path: Path) -> None:
@@ -219,9 +226,9 @@ def constant(perfect: bool, tmp_path: Path) -> tuple[Engine, Traits]:
 
 
 def linear_forwards(count: int, size: int, emitted: int) -> int:
-    """Two per cycle of `emitted` tokens, the first token being the prompt's; a last single token needs no draft."""
-    cycles, rest = divmod(count - 1, emitted)
-    return count - 1 if size == 1 else 2 * cycles - (emitted == 1 and count > 1) + min(rest, 2)
+    """Two per round of `emitted` tokens, the first token being the prompt's."""
+    rounds, rest = divmod(count - 1, emitted)
+    return count - 1 if size < 3 else 2 * rounds + min(rest, 2)
 
 
 @pytest.mark.parametrize("perfect", [True, False])
@@ -233,7 +240,7 @@ def test_forwards_of_self_speculation(size: int, perfect: bool, tmp_path: Path) 
         (state,) = finished(engine, request)
         assert state.output == (7,) * count
         assert state.stats.prefills == 1
-        assert state.stats.nfe == linear_forwards(count, size, size if perfect else 1)
+        assert state.stats.nfe == linear_forwards(count, size, size if perfect else 2)
         # One forward gives the first token and a draft; then each emits the accepted ones and one more.
         (state,) = finished(engine, replace(request, strategy="quadspec"))
         assert state.output == (7,) * count

@@ -114,7 +114,8 @@ def test_the_cache_is_that_of_a_causal_prefill(strategy: str, settings: Any, sam
         for old, new in zip(before, cached(engine, number), strict=True):
             assert torch.equal(new[:, : state.kept], old)
     assert grown > 2
-    assert (unchanged > 2) == (strategy in ("linearspec", "fastdiffuser"))
+    # A block is denoised before it is kept; a draft that is filled in one forward is a step of AR, too.
+    assert (unchanged > 2) == (strategy == "fastdiffuser" or getattr(settings, "draft_threshold", 0) > 0)
 
 
 # 5.

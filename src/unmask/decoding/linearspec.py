@@ -1,7 +1,8 @@
-"""Linear self-speculation: one full forward drafts, one causal forward verifies; the ids are those of AR.
+"""Linear self-speculation: one forward drafts, one causal forward verifies; the ids are those of AR.
 
-Nemotron-Labs-Diffusion's `linear_spec_generate`, arXiv 2607.05722 section 3.3. With sampling, draft and verifier pick
-under the same keyed noise, so a round accepts whenever both distributions lead to the same pick.
+Nemotron-Labs-Diffusion's `linear_spec_generate`, arXiv 2607.05722 section 3.3, and one row more: the draft forward is
+AR's step too, so the token after the seed is the verifier's own and drafts begin behind it. With sampling, draft and
+verifier pick under the same keyed noise, so a round accepts whenever both distributions lead to the same pick.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from unmask.decoding import ar
 from unmask.decoding.common import (
     allowed_at,
     group,
-    group_rows,
     make_plan,
     mask_id,
     places,
     prefill,
     read_causal,
+    read_group,
     settle,
     speculation,
     step_of,
     token_of,
 )
 from unmask.decoding.fastdiffuser import choose
-from unmask.types import Diffusion, Frame, Outcome, Plan, Read, Request, Rows, Slot, SlotState, Span, State
+from unmask.decoding.quadspec import chained
+from unmask.types import Diffusion, Frame, Outcome, Plan, Request, Rows, Slot, SlotState, Span, State
 
 MASKED, TENTATIVE = SlotState.MASKED, SlotState.TENTATIVE
 
@@ -40,13 +42,13 @@ def drafting(state: State) -> bool:
         return False
     if state.block:
         return any(slot.state is MASKED for slot in state.block)
-    return min(speculation(state).draft_block_size, state.remaining) > 1
+    return masks_after_seed(state) > 1
 
 
-def open_draft(state: State) -> tuple[Slot, ...]:
-    """The slots after the seed: as many as a round may still emit beside the verifier's own token."""
-    length = min(speculation(state).draft_block_size, state.remaining) - 1
-    return state.block or (Slot(mask_id(state.request.traits), MASKED),) * length
+def masks_after_seed(state: State) -> int:
+    """Masks of a new draft, the first of which stands for the verifier's own token: with the seed a block as drafts
+    were trained with, and no more than may be emitted beside the verifier's last token."""
+    return min(speculation(state).draft_block_size, state.remaining) - 1
 
 
 def need(state: State) -> Plan:
@@ -64,9 +66,23 @@ def need(state: State) -> Plan:
 
 
 def draft_plan(state: State) -> Plan:
-    traits, slots = state.request.traits, open_draft(state)
+    return redraft_plan(state) if state.block else open_plan(state)
+
+
+def open_plan(state: State) -> Plan:
+    """AR's step, and a group of masks behind the seed: the same as quadspec's for an accepted run of none."""
+    request, masks = state.request, masks_after_seed(state)
+    spans = (Span((state.ids[-1],), state.place), group(request.traits, state.ids[-1], state.place, masks, (), (0, 1)))
+    verifier = read_causal(request, 0, (0,), allowed_at(state, places(state, ())))
+    draft = read_group(request.traits, 1, range(1, masks), chained((0, 0), 1, masks - 1))
+    return make_plan(state, spans, (verifier, draft))
+
+
+def redraft_plan(state: State) -> Plan:
+    """The slots that are still masked once more, with what is drafted in its place (`draft_threshold`)."""
+    traits, slots = state.request.traits, state.block
     seed = state.ids[-1]
-    # The seed's own causal row is needed only where the masks look at it; it is written again by the verifier.
+    # The seed's own causal row is needed only where the masks look at it; the verifier writes it to stay.
     causal = () if traits.seed == "block" else (Span((seed,), state.place),)
     span = group(traits, seed, state.place, len(slots), (), (0, 1))
     lead = len(span.tokens) - len(slots)
@@ -76,15 +92,14 @@ def draft_plan(state: State) -> Plan:
         masked=span.masked[:lead] + tuple(slot.state is MASKED for slot in slots),
     )
     masked = [i for i, slot in enumerate(slots) if slot.state is MASKED]
-    detail = speculation(state).draft_threshold > 0 or state.request.watch
-    rows, shift = group_rows(traits, masked), int(traits.shift)
     follows = tuple(before(slots, i, seed, masked) for i in masked)
     # What may stand in the first masked slot is known where all before it is; later slots are left to the verifier.
     found = places(state, [slot.token for slot in slots[: masked[0]]])
     known = len(found) == masked[0] + 1
     allowed = (allowed_at(state, found)[-1], *(None,) * (len(masked) - 1)) if known else ()
-    read = Read(len(causal), rows, shift=shift, detail=detail, bans_mask=True, follows=follows, allowed=allowed)
-    return make_plan(state, (*causal, span), (read,))
+    return make_plan(
+        state, (*causal, span), (replace(read_group(traits, len(causal), masked, follows), allowed=allowed),)
+    )
 
 
 def before(slots: Sequence[Slot], i: int, seed: int, masked: Sequence[int]) -> int | tuple[int, int]:
@@ -104,17 +119,21 @@ def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
     while accepted < len(drafted) and rows[accepted].id == drafted[accepted]:
         accepted += 1
     emit = [token_of(row, step_of(state)) for row in rows[: accepted + 1]]
-    return settle(state, plan, keep=accepted + 1, emit=emit, round=True, block=())
+    return settle(state, plan, keep=accepted + 1, emit=emit, block=())
 
 
 def consume_draft(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
-    slots, threshold, step = list(open_draft(state)), speculation(state).draft_threshold, step_of(state)
-    candidates = list(zip((i for i, slot in enumerate(slots) if slot.state is MASKED), rows, strict=True))
-    chosen = [i for i, _ in candidates]
+    """Slots of the likeliest rows take their tokens: all of them, or with a threshold those that reach it."""
+    threshold, step = speculation(state).draft_threshold, step_of(state)
+    emit = [] if state.block else [token_of(rows[0], step)]
+    slots = list(state.block) or [Slot(mask_id(state.request.traits), MASKED)] * (masks_after_seed(state) - 1)
+    masked = [i for i, slot in enumerate(slots) if slot.state is MASKED]
+    candidates = list(zip(masked, rows[len(emit) :], strict=True))
+    chosen = masked
     if threshold > 0:
         chosen = choose(candidates, Diffusion(confidence_threshold=threshold), 0, len(slots))
     for i, row in candidates:
         if i in chosen:
             slots[i] = Slot(row.id, TENTATIVE, row.prob, 0, step)
-    frame = Frame(step, state.end, tuple(slots))
-    return settle(state, plan, keep=0, frame=frame, block=tuple(slots))
+    frame = Frame(step, state.end + len(emit), tuple(slots))
+    return settle(state, plan, keep=len(emit), emit=emit, round=bool(emit), frame=frame, block=tuple(slots))

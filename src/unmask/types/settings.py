@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Ids = tuple[int, ...]
+FinishReason = Literal["stop", "length", "cancelled"]
 
 _SAMPLERS = "'confidence', 'margin' or 'entropy'"
 
@@ -132,7 +133,8 @@ class Diffusion:
 class Speculation:
     """Settings of the self-speculative strategies.
 
-    draft_block_size: the seed and the masks after it, so one round emits 1 to draft_block_size tokens.
+    draft_block_size: the seed and the masks after it, as drafts were trained with; most tokens that a round emits.
+        linearspec drafts from 3 on: the token after the seed is the verifier's own.
     draft_threshold: linearspec only; 0 fills the draft in one forward, otherwise as the diffusion threshold.
     alternatives: adaptivespec only; at most so many second-best tokens are verified beside the draft.
     lookup: adaptivespec only; so many tokens at the end that stood in the context before are worth a draft of what
