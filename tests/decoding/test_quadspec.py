@@ -228,7 +228,7 @@ def test_auto_follows_the_measured_costs() -> None:
     # 4 tokens take a draft and a verify.
     assert auto.linear_rate(Speculation(costs=FREE, profile=(1.0,)), 4) == 2.0
     # Few rows are free and many are dear: two small forwards beat one large one.
-    cliff = ((1, 1.0), (32, 1.0), (33, 20.0), (64, 40.0))
+    cliff = ((1, 1.0), (33, 1.0), (34, 20.0), (64, 40.0))
     assert auto.choose(traits, Speculation(32, costs=cliff, profile=sure)) == ("linearspec", 32)
     assert auto.choose(traits, Speculation(8, costs=cliff, profile=sure))[1] == 8
 

@@ -5,19 +5,58 @@ acceptance seen so far. Never fastdiffuser: that changes the text, which is the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from unmask.decoding.adaptivespec import DEFAULT_ACCEPTANCE, price, reach, surcharge
 from unmask.types import Request, Speculation, Traits
 
 DRAFT_BLOCKS = (2, 4, 8, 16, 32)
+LOSSLESS = ("ar", "linearspec", "quadspec", "adaptivespec")
 
 
-def resolve(request: Request) -> Request:
-    """The request with a concrete strategy. Its Speculation settings carry costs, profile and the largest block."""
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What `unmask bench` found best on this machine for this model.
+
+    strategy, draft_block_size: the lossless way that lost least against the best of each kind of prompt. profile:
+    acceptance of draft slot 1, 2, ... given that all before it were accepted; empty: not measured. ar_from: from so
+    many requests at a time on AR was the quickest; None: it never was.
+    """
+
+    strategy: str
+    draft_block_size: int
+    profile: tuple[float, ...] = ()
+    ar_from: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.strategy not in LOSSLESS:
+            raise ValueError(f"strategy must be one of {', '.join(LOSSLESS)}, got {self.strategy!r}")
+        if self.draft_block_size < 1 or (self.ar_from is not None and self.ar_from < 1):
+            raise ValueError(
+                f"draft_block_size and ar_from must be at least 1, got {self.draft_block_size} and {self.ar_from}"
+            )
+        if not all(0 <= share <= 1 for share in self.profile):
+            raise ValueError(f"profile must hold shares between 0 and 1, got {self.profile}")
+
+
+def resolve(request: Request, advice: Advice | None = None, others: int = 0) -> Request:
+    """The request with a concrete strategy. Its Speculation settings carry costs, profile and the largest block.
+
+    advice: goes before the estimates made here. others: requests that are running or waiting already.
+    """
     settings = request.settings if isinstance(request.settings, Speculation) else Speculation()
-    strategy, block = choose(request.traits, settings)
+    if advice and request.traits.mask_id is not None:
+        strategy, block = advised(advice, settings.draft_block_size, others)
+    else:
+        strategy, block = choose(request.traits, settings)
     return replace(request, strategy=strategy, settings=replace(settings, draft_block_size=block))
+
+
+def advised(advice: Advice, most: int, others: int) -> tuple[str, int]:
+    """(strategy, draft block size) by what was measured; never a larger block than the request asks for."""
+    if advice.strategy == "ar" or (advice.ar_from is not None and others + 1 >= advice.ar_from):
+        return "ar", 1
+    return advice.strategy, min(advice.draft_block_size, most)
 
 
 def choose(traits: Traits, settings: Speculation) -> tuple[str, int]:
@@ -40,9 +79,10 @@ def padded(profile: Sequence[float], slots: int) -> list[float]:
 
 
 def linear_rate(settings: Speculation, block: int) -> float:
-    """Tokens per one-row forward time of rounds of `block`: a draft and a verify forward of that many rows each."""
-    tokens = sum(reach(padded(settings.profile, block - 1)))
-    return tokens / (2 * price(settings.costs, block) + surcharge(settings, block))
+    """Tokens per one-row forward time of rounds of `block`: AR's step with a draft behind it, and a verify forward."""
+    tokens = 1 + sum(reach(padded(settings.profile, max(block - 2, 0))))
+    time = price(settings.costs, block + 1) + surcharge(settings, block) + price(settings.costs, max(block - 1, 1))
+    return tokens / time
 
 
 def adaptive_rate(settings: Speculation, most: int) -> float:
