@@ -90,6 +90,7 @@ class EngineConfig:
     max_rows: rows of one forward over all requests. max_live: requests decoded at a time.
     exactness: in "exact" the ids of a request do not depend on mode, batch mates, arrival or preemption; "fast" runs
         the kernels that are quickest for each shape.
+    oracle_seconds: what an oracle may take for one look at a text.
     """
 
     page_size: int = 64
@@ -99,10 +100,13 @@ class EngineConfig:
     prefill_chunk: int = 256
     exactness: Literal["exact", "fast"] = "fast"
     prefix_reuse: bool = True
+    oracle_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         for name in ("page_size", "max_rows", "max_live", "prefill_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.oracle_seconds > 0:
+            raise ValueError(f"oracle_seconds must be above 0, got {self.oracle_seconds}")
         if self.exactness not in ("exact", "fast"):
             raise ValueError(f"exactness must be 'exact' or 'fast', got {self.exactness!r}")

@@ -12,7 +12,7 @@ from jsonschema.validators import validator_for
 
 from unmask.constraints import lark_syntax, regex
 from unmask.constraints.specs import Choice, Grammar, JsonObject, JsonSchema, Regex, Spec
-from unmask.types.constraint import Verdict
+from unmask.types import Verdict
 
 LONGEST_PARSED = 500  # characters: Lark's Earley parser may need the cube of it
 MOST_EFFORT = 1e6  # ways that a backtracking matcher may have to try: a second at most

@@ -59,15 +59,16 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def spec_of(given: Mapping[str, Any] | Spec) -> Spec:
-    """A spec from its JSON form. ConstraintError that names what is wrong with it."""
+def spec_of(given: Mapping[str, Any] | Spec, others: tuple[str, ...] = ()) -> Spec:
+    """A spec from its JSON form. ConstraintError that names what is wrong with it. others: types that the caller would
+    have taken as well."""
     if isinstance(given, Spec):
         return given
     if not isinstance(given, Mapping):
         raise ConstraintError(f"a constraint must be an object with a type, got {given!r:.80}")
     kind = given.get("type")
     if kind not in FIELDS:
-        raise ConstraintError(f"a constraint's type must be one of {', '.join(FIELDS)}, got {kind!r:.80}")
+        raise ConstraintError(f"a constraint's type must be one of {', '.join((*FIELDS, *others))}, got {kind!r:.80}")
     if foreign := [name for name in given if name not in ("type", *FIELDS[kind])]:
         allowed = ", ".join(FIELDS[kind]) or "none"
         raise ConstraintError(f"a constraint of type {kind!r} has no field {foreign[0]!r:.80}; it has: {allowed}")

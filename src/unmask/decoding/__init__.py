@@ -7,6 +7,7 @@ from types import ModuleType
 from unmask.decoding import adaptivespec, ar, auto, fastdiffuser, linearspec, quadspec
 from unmask.decoding.common import Strategy, block_size, context_spans
 from unmask.decoding.lookup import LOOKUP_LENGTH
+from unmask.decoding.refining import Refining, answer, question
 from unmask.types import Request, Speculation
 
 STRATEGIES: dict[str, ModuleType] = {
@@ -17,7 +18,17 @@ STRATEGIES: dict[str, ModuleType] = {
     "adaptivespec": adaptivespec,
 }
 
-__all__ = ["STRATEGIES", "Strategy", "auto", "context_spans", "scratch_rows", "strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Strategy",
+    "answer",
+    "auto",
+    "context_spans",
+    "question",
+    "scratch_rows",
+    "strategy",
+    "strategy_of",
+]
 
 
 def strategy(name: str) -> Strategy:
@@ -25,6 +36,12 @@ def strategy(name: str) -> Strategy:
     if name not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
     return STRATEGIES[name]
+
+
+def strategy_of(request: Request) -> Strategy:
+    """How a request is decoded: its strategy, whose tokens are held back where a judge looks at them first."""
+    plain = strategy(request.strategy)
+    return plain if request.judge is None else Refining(plain)
 
 
 def scratch_rows(request: Request) -> int:

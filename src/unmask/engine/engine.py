@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Protocol
 
 from unmask.config import EngineConfig
-from unmask.decoding import auto, scratch_rows, strategy
-from unmask.decoding.adaptivespec import CONFIDENCE_BINS, estimate
+from unmask.decoding import answer, auto, question, scratch_rows, strategy_of
+from unmask.decoding.adaptivespec import DEFAULT_ACCEPTANCE, SLOTS, estimate
+from unmask.decoding.auto import padded
+from unmask.engine.asking import Question, Questions
+from unmask.engine.known import Known, Table
 from unmask.engine.pages import Pages
 from unmask.engine.scheduler import Job, Live, Scheduler
-from unmask.types import Ids, Outcome, Request, Rows, Speculation, State
+from unmask.types import Finding, Ids, Outcome, Request, Rows, Speculation, State
 
 COST_ROWS = (1, 4, 16, 48, 128)
+# Rows of live context that forwards are timed at; a request goes by the nearest.
+COST_CONTEXTS = (0, 1024, 4096)
+
+
+# Seconds that a step waits for an oracle where nobody can run.
+ORACLE_WAIT = 0.02
 
 
 class Executes(Protocol):
@@ -22,8 +32,8 @@ class Executes(Protocol):
 
     def run(self, jobs: Sequence[Job]) -> list[Rows]: ...
     def measure(
-        self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None
-    ) -> tuple[tuple[int, float], ...]: ...
+        self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None, kept: int = 0
+    ) -> Table: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +55,20 @@ class Limits:
 
 
 class Engine:
-    def __init__(self, runner: Executes, pages: int, config: EngineConfig, limits: Limits) -> None:
-        self.runner, self.config, self.limits = runner, config, limits
+    """known: what was measured before for this machine and model; without it nothing is kept."""
+
+    def __init__(
+        self, runner: Executes, pages: int, config: EngineConfig, limits: Limits, known: Known | None = None
+    ) -> None:
+        self.runner, self.config, self.limits, self.known = runner, config, limits, known
         self.pages = Pages(pages, config.page_size)
         self.scheduler = Scheduler(self.pages, config)
+        self.questions = Questions(config.oracle_seconds)
         self.requests = dict[int, Live]()
         self.numbers = count()
-        self.costs: tuple[tuple[int, float], ...] = ()
-        self.draft_costs = dict[str, tuple[tuple[int, float], ...]]()
+        self.context_costs = dict[int, Table]()
+        self.draft_costs = dict[str, Table]()
+        self.advice = known.advice() if known else None
         self.experience: list[tuple[float, float]] = []
 
     def submit(self, request: Request) -> int:
@@ -63,7 +79,7 @@ class Engine:
         if -(-rows // self.pages.size) > self.pages.count:
             room = self.pages.count * self.pages.size
             raise ValueError(f"the request needs up to {rows} rows of key/value memory, the engine has {room}")
-        live = Live(next(self.numbers), strategy(request.strategy).start(request))
+        live = Live(next(self.numbers), strategy_of(request).start(request))
         self.requests[live.id] = live
         self.scheduler.add(live)
         return live.id
@@ -95,55 +111,102 @@ class Engine:
             return auto.resolve(request) if request.strategy == "auto" else request
         settings = request.settings if isinstance(request.settings, Speculation) else Speculation()
         if not settings.costs:
-            costs = self.measured_costs()
+            costs = self.measured_costs(len(request.context) + request.max_tokens // 2)
             settings = replace(
                 settings, costs=costs, draft_costs=self.measured_draft_costs(request.traits.draft_adapter)
             )
         if not settings.profile:
-            settings = replace(settings, profile=tuple(estimate(counts, 0.7) for counts in self.experience))
+            settings = replace(settings, profile=self.expected_profile())
         request = replace(request, settings=settings)
-        return auto.resolve(request) if request.strategy == "auto" else request
+        return auto.resolve(request, self.advice, len(self.requests)) if request.strategy == "auto" else request
 
-    def measured_costs(self) -> tuple[tuple[int, float], ...]:
-        """Forward times by rows on this machine, measured once, made monotone."""
-        if not self.costs:
-            self.costs = self.measured(None)
-        return self.costs
+    def expected_profile(self) -> tuple[float, ...]:
+        """Acceptance of draft slot 1, 2, ... to start with: what a benchmark found, and finished requests since."""
+        before = self.advice.profile if self.advice else ()
+        slots = max(len(self.experience), len(before))
+        counts = [*self.experience, *[(0.0, 0.0)] * (slots - len(self.experience))]
+        return tuple(map(estimate, counts, padded(before or (DEFAULT_ACCEPTANCE,), slots)))
 
-    def measured_draft_costs(self, adapter: str | None) -> tuple[tuple[int, float], ...]:
+    @property
+    def costs(self) -> Table:
+        """Forward times at an empty context, as far as they have been measured."""
+        return self.context_costs.get(0, ())
+
+    def measured_costs(self, context: int = 0) -> Table:
+        """Forward times by rows on this machine, with about so many rows of live context, measured once and made
+        monotone. Where there is no room to measure them, those of an empty context."""
+        possible = [kept for kept in COST_CONTEXTS if not kept or kept + COST_ROWS[-1] <= self.limits.max_position]
+        nearest = min(possible, key=lambda kept: abs(kept - context))
+        for kept in dict.fromkeys((0, nearest)):
+            if not self.context_costs.get(kept):
+                measure = partial(self.measured, kept=kept)
+                self.context_costs[kept] = self.remembered(f"context {kept}", measure)
+        return self.context_costs[nearest] or self.costs
+
+    def measured_draft_costs(self, adapter: str | None) -> Table:
         """What an adapter adds to those times, by the rows on which it acts."""
         if adapter is None or not self.costs:
             return ()
         if adapter not in self.draft_costs:
-            plain, table, most = dict(self.costs), list[tuple[int, float]](), 0.0
-            for rows, seconds in self.measured(adapter):
-                most = max(most, seconds - plain.get(rows, seconds))
-                table.append((rows, most))
-            self.draft_costs[adapter] = tuple(table)
+            measure = partial(self.surcharge, adapter)
+            self.draft_costs[adapter] = self.remembered(f"adapter {adapter}", measure)
         return self.draft_costs[adapter]
 
-    def measured(self, adapter: str | None) -> tuple[tuple[int, float], ...]:
-        scratch, slowest = list[int](), 0.0
-        rows = [count for count in COST_ROWS if count <= self.pages.free * self.pages.size]
-        if not rows or not self.pages.extend(scratch, rows[-1]):
-            return ()
-        try:
-            times = self.runner.measure(rows, scratch, adapter=adapter)
-        finally:
-            self.pages.release(scratch)
-        table = list[tuple[int, float]]()
-        for number, seconds in times:
+    def measure_anew(self, adapter: str | None) -> None:
+        """Forget what is known of forward times and measure it now, of an empty context and of that adapter."""
+        self.context_costs.clear()
+        self.draft_costs.clear()
+        if self.known:
+            self.known.forget("seconds")
+        self.measured_costs()
+        self.measured_draft_costs(adapter)
+
+    def remembered(self, name: str, measure: Callable[[], Table]) -> Table:
+        """A table that was kept, or one that is measured now and kept if it is whole."""
+        if self.known and (table := self.known.table(name, COST_ROWS)):
+            return table
+        table = measure()
+        if self.known and len(table) == len(COST_ROWS):
+            self.known.keep(name, table)
+        return table
+
+    def surcharge(self, adapter: str) -> Table:
+        plain, table, most = dict(self.costs), list[tuple[int, float]](), 0.0
+        for rows, seconds in self.measured(adapter):
+            most = max(most, seconds - plain.get(rows, seconds))
+            table.append((rows, most))
+        return tuple(table)
+
+    def measured(self, adapter: str | None = None, kept: int = 0) -> Table:
+        table, slowest = list[tuple[int, float]](), 0.0
+        for number, seconds in self.timed(COST_ROWS, adapter, kept):
             slowest = max(slowest, seconds)
             table.append((number, slowest))
         return tuple(table)
+
+    def timed(self, rows: Sequence[int], adapter: str | None = None, kept: int = 0) -> Table:
+        """(rows, seconds) of forwards that see `kept` rows, timed now, without those that there is no memory for."""
+        scratch = list[int]()
+        fitting = [count for count in rows if count <= self.pages.free * self.pages.size - kept]
+        if not fitting or not self.pages.extend(scratch, kept + max(fitting)):
+            return ()
+        try:
+            return self.runner.measure(fitting, scratch, adapter=adapter, kept=kept)
+        finally:
+            self.pages.release(scratch)
 
     def step(self) -> list[Update]:
         """One forward for as many requests as fit, and what came of it. Does nothing when nothing is queued.
 
         An error ends the requests of that forward, whose updates nobody will see; all others go on with the next step.
+        Where all that are left wait for oracles, it waits a moment for them.
         """
+        if heard := self.hear(0.0):
+            return heard
         chosen = self.scheduler.choose()
         if not chosen:
+            if self.scheduler.parked:
+                return self.hear(ORACLE_WAIT)
             self.give_up()
             return []
         try:
@@ -162,13 +225,46 @@ class Engine:
             if live.rebuilding:
                 self.scheduler.note_rebuilt(live)
                 continue
-            state, outcome = strategy(live.state.request.strategy).consume(live.state, live.next_plan(), rows)
+            state, outcome = strategy_of(live.state.request).consume(live.state, live.next_plan(), rows)
             self.scheduler.note(live, state, outcome)
             updates.append(Update(live.id, state, outcome))
             if outcome.finish:
                 self.learn(state)
                 self.forget(live)
+            elif self.asks(live):
+                self.scheduler.park(live)
         return updates
+
+    def asks(self, live: Live) -> bool:
+        """Whether a request has something to ask; it is asked."""
+        ask, judge = question(live.state), live.state.request.judge
+        if ask is None or judge is None:
+            return False
+        self.questions.put(live.id, judge, ask)
+        return True
+
+    def hear(self, wait: float) -> list[Update]:
+        """What oracles have answered, and what came of it. wait: seconds at most. An error ends these requests."""
+        answers = self.questions.answers(wait) if self.scheduler.parked else []
+        answered = [
+            (self.requests[asked.number], asked, found) for asked, found in answers if asked.number in self.requests
+        ]
+        try:
+            return [self.resume(*each) for each in answered]
+        except BaseException:
+            for live, _, _ in answered:
+                self.forget(live)
+            raise
+
+    def resume(self, live: Live, asked: Question, finding: Finding) -> Update:
+        state, outcome = answer(live.state, asked.ask, finding)
+        self.scheduler.note_answer(live, state, outcome)
+        if outcome.finish:
+            self.learn(state)
+            self.forget(live)
+        elif not self.asks(live):
+            self.scheduler.unpark(live)
+        return Update(live.id, state, outcome)
 
     def give_up(self) -> None:
         """Nobody can run. If somebody waits, all pages together are too few for its plan: waiting will not help."""
@@ -183,11 +279,12 @@ class Engine:
 
     def forget(self, live: Live) -> None:
         self.scheduler.drop(live)
+        self.questions.forget(live.id)
         self.requests.pop(live.id, None)
 
     def learn(self, state: State) -> None:
         """Fold a finished request's draft acceptance into the prior of the next ones."""
-        slots = state.memory[CONFIDENCE_BINS:]
+        slots = state.memory[SLOTS:]
         self.experience += [(0.0, 0.0)] * (len(slots) - len(self.experience))
         for i, (won, tried) in enumerate(slots):
             before = self.experience[i]

@@ -7,10 +7,11 @@ device synchronisation brings all results to the host.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,15 +37,38 @@ READ_ROWS = 64
 PICK_ROWS = 8
 
 
-class Runner:
-    """A decoder with its key/value memory of `pages` pages."""
+class Part(NamedTuple):
+    """What the forward of one plan takes: its spans, and the pages of its request, which hold `kept` rows."""
 
-    def __init__(self, decoder: Decoder, config: EngineConfig, pages: int) -> None:
+    spans: tuple[Span, ...]
+    kept: int
+    pages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward, and the arithmetic chosen for it: what the other processes of a shared model are told."""
+
+    parts: tuple[Part, ...]
+    tile: int | None
+    way: Way
+
+
+# Tells the others of a step, and is left when this process has done its part of it.
+Tell = Callable[[Step], AbstractContextManager[None]]
+
+
+class Runner:
+    """A decoder with its key/value memory of `pages` pages. tell: where it is a part of one, on several processes."""
+
+    def __init__(
+        self, decoder: Decoder, config: EngineConfig, pages: int, tell: Tell = lambda _: nullcontext()
+    ) -> None:
         weight = decoder.model.embed_tokens.weight
-        self.decoder, self.config, self.device = decoder.eval(), config, weight.device
+        self.decoder, self.config, self.device, self.tell = decoder.eval(), config, weight.device, tell
         self.exact = config.exactness == "exact"
         self.way: Way = "tiles" if self.exact else "flash"
-        decoder.set_numerics(Numerics(TILE_ROWS, steady=True) if self.exact else Numerics())
+        self.compute_in(TILE_ROWS if self.exact else None)
         self.page_size, self.room = config.page_size, pages * config.page_size
         self.cache = KVCache(decoder.config, self.room, weight.dtype, weight.device)
         if decoder.packed and self.exact:
@@ -55,22 +79,32 @@ class Runner:
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Rows]:
         """The rows that each plan reads, in order. Keys and values of all rows are written after each kept length."""
+        parts = tuple(Part(job.plan.spans, job.kept, tuple(job.pages)) for job in jobs)
+        with self.tell(Step(parts, self.tile, self.way)):
+            hidden = self.hidden(parts)
+        reads, asked, first = list[int](), list[list[Wanted]](), 0
+        for job in jobs:
+            starts = [first + start for start in visibility.offsets(job.plan.spans)]
+            reads.extend(starts[read.span] + row for read in job.plan.reads for row in read.rows)
+            asked.append(wanted(job.request, job.plan))
+            first += job.plan.rows
+        return self.read(hidden, reads, asked)
+
+    def hidden(self, parts: Sequence[Part]) -> Tensor:
+        """[T, D] of the rows of all parts, one after the other, and of padding after them."""
         tokens, positions, slots = list[int](), list[int](), list[np.ndarray[tuple[int], np.dtype[np.int64]]]()
         segments = list[Segment]()
         gates, unknown = dict[str, list[int]](), dict[str, list[int]]()
-        reads, asked = list[int](), list[list[Wanted]]()
-        for job in jobs:
+        for part in parts:
             first = len(tokens)
-            starts = [first + start for start in visibility.offsets(job.plan.spans)]
-            for start, span in zip(starts, job.plan.spans, strict=False):
+            starts = [first + start for start in visibility.offsets(part.spans)]
+            for start, span in zip(starts, part.spans, strict=False):
                 tokens.extend(span.tokens)
                 positions.extend(range(span.start, span.start + len(span.tokens)))
                 if span.adapter is not None:
                     gates.setdefault(span.adapter, []).extend(range(start, start + len(span.tokens)))
                     unknown.setdefault(span.adapter, []).extend(start + i for i, m in enumerate(span.masked) if m)
-            reads.extend(starts[read.span] + row for read in job.plan.reads for row in read.rows)
-            asked.append(wanted(job.request, job.plan))
-            segment, written = self.segment(job, first)
+            segment, written = self.segment(part, first)
             segments.append(segment)
             slots.append(written)
         if self.decoder.packed:
@@ -85,8 +119,7 @@ class Runner:
             {name: self.tensor(rows) for name, rows in unknown.items() if rows},
         )
         attend = PagedAttention(self.cache, segments, self.tensor(np.concatenate(slots)), self.way)
-        hidden = self.decoder(batch, attend)
-        return self.read(hidden, reads, asked)
+        return self.decoder(batch, attend)
 
     def read(self, hidden_TD: Tensor, reads: Sequence[int], asked: Sequence[Sequence[Wanted]]) -> list[Rows]:
         flat = [row for rows in asked for row in rows]
@@ -131,49 +164,62 @@ class Runner:
             packed[places, :COLUMNS] = settle(head, self.decoder, normed, rows, places, picks, READ_ROWS)
         return packed
 
-    def segment(self, job: Job, first: int) -> tuple[Segment, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-        """Where the job's keys are (a slice while its pages are adjacent), who sees them, and where new rows go."""
-        rows, keys = job.plan.rows, job.kept + job.plan.rows
-        pages = np.asarray(job.pages[: -(-keys // self.page_size)], dtype=np.int64)
-        everyone = rows == 1 or (len(job.plan.spans) == 1 and job.plan.spans[0].full)
-        mask = None if everyone else visibility.mask(job.plan.spans, job.kept)
+    def segment(self, part: Part, first: int) -> tuple[Segment, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+        """Where the part's keys are (a slice while its pages are adjacent), who sees them, and where new rows go."""
+        rows = sum(len(span.tokens) for span in part.spans)
+        keys = part.kept + rows
+        pages = np.asarray(part.pages[: -(-keys // self.page_size)], dtype=np.int64)
+        everyone = rows == 1 or (len(part.spans) == 1 and part.spans[0].full)
+        mask = None if everyone else visibility.mask(part.spans, part.kept)
         if (np.diff(pages) == 1).all():
             base = int(pages[0]) * self.page_size
             return Segment(first, first + rows, slice(base, base + keys), keys, mask), np.arange(
-                base + job.kept, base + keys
+                base + part.kept, base + keys
             )
         slots = (pages[:, None] * self.page_size + np.arange(self.page_size)).reshape(-1)[:keys]
-        return Segment(first, first + rows, self.tensor(slots), keys, mask), slots[job.kept :]
+        return Segment(first, first + rows, self.tensor(slots), keys, mask), slots[part.kept :]
 
     def tensor(self, values: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
         return torch.as_tensor(np.asarray(values, dtype=np.int64), device=self.device)
 
     def measure(
-        self, rows: Sequence[int], pages: Sequence[int], repeats: int = 3, adapter: str | None = None
+        self,
+        rows: Sequence[int],
+        pages: Sequence[int],
+        repeats: int = 5,
+        adapter: str | None = None,
+        kept: int = 0,
     ) -> tuple[tuple[int, float], ...]:
-        """(rows, seconds) of a forward of so many rows, all of them read; `pages` must hold the largest count.
+        """(rows, seconds) of a forward of so many rows, all of them read, that see `kept` rows of context; `pages` must
+        hold those and the largest count. Seconds: the least of `repeats`, which other work on the machine disturbs
+        least.
 
         adapter: it acts on all of them, and they are read as the masks of groups are.
         """
         table = list[tuple[int, float]]()
         for count in rows:
-            span = Span((0,) * count, 0, True, (), adapter, (adapter is not None,) * count)
+            span = Span((0,) * count, kept, True, (), adapter, (adapter is not None,) * count)
             reads = (Read(0, tuple(range(count))),) if adapter is None else groups_of_masks(count)
-            job = Job(Request((0,), 1, traits=Traits(mask_id=0)), Plan((span,), reads), 0, pages)
+            job = Job(Request((0,), 1, traits=Traits(mask_id=0)), Plan((span,), reads), kept, pages)
             times = list[float]()
             for _ in range(repeats + 1):
                 begin = time.perf_counter()
                 self.run([job])
                 times.append(time.perf_counter() - begin)
-            table.append((count, median(times[1:])))
+            table.append((count, min(times[1:])))
         return tuple(table)
+
+    def compute_in(self, tile: int | None) -> None:
+        """Rows of every matrix product from now on; None: all of them."""
+        self.tile = tile
+        self.decoder.set_numerics(Numerics(tile, steady=self.exact))
 
     def untile(self) -> None:
         """Compute in whole products instead of tiles where those, too, give a row the same bits in any company."""
         bfloat16 = self.cache.keys.dtype == torch.bfloat16
         ways: list[Way] = ["products", "tiles"] if bfloat16 else ["tiles"]
         for tile, self.way in [*((None, way) for way in ways), (TILE_ROWS, "tiles")]:
-            self.decoder.set_numerics(Numerics(tile, steady=True))
+            self.compute_in(tile)
             if (tile, self.way) == (TILE_ROWS, "tiles") or self.same_alone():
                 return
 
@@ -195,6 +241,20 @@ class Runner:
             for kept in (0, 500)  # parts of attention end at 512
             if kept + edges[-1] <= self.room
         )
+
+
+class Follower(Runner):
+    """Another process's part of a shared model: runs what it is told, and reads nothing."""
+
+    def untile(self) -> None:
+        """The first process tries, and its steps say what it came to."""
+
+    @torch.inference_mode()
+    def follow(self, step: Step) -> None:
+        if step.tile != self.tile:
+            self.compute_in(step.tile)
+        self.way = step.way
+        self.hidden(step.parts)
 
 
 def groups_of_masks(rows: int, size: int = 8) -> tuple[Read, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from unmask.config import EngineConfig
-from unmask.decoding import context_spans, strategy
+from unmask.decoding import context_spans, strategy_of
 from unmask.decoding.common import block_size
 from unmask.engine.pages import Pages
 from unmask.types import Ids, Outcome, Plan, Request, State
@@ -53,9 +53,7 @@ class Live:
 
     def next_plan(self) -> Plan:
         if self.plan is None:
-            self.plan = (
-                rebuild_plan(self) if self.rebuilding else strategy(self.state.request.strategy).need(self.state)
-            )
+            self.plan = rebuild_plan(self) if self.rebuilding else strategy_of(self.state.request).need(self.state)
         return self.plan
 
 
@@ -84,6 +82,7 @@ class Scheduler:
         self.pages, self.config = pages, config
         self.waiting = deque[Live]()
         self.live = list[Live]()
+        self.parked = list[Live]()  # with a question out: they hold their pages and no place in a forward
         self.preemptions = 0
 
     def add(self, live: Live) -> None:
@@ -91,10 +90,9 @@ class Scheduler:
 
     def drop(self, live: Live) -> None:
         """Forget a request, wherever it is, and free its pages."""
-        if live in self.live:
-            self.live.remove(live)
-        elif live in self.waiting:
-            self.waiting.remove(live)
+        for queue in (self.live, self.waiting, self.parked):
+            if live in queue:
+                queue.remove(live)
         self.pages.release(live.pages)
 
     def choose(self) -> list[Live]:
@@ -172,6 +170,27 @@ class Scheduler:
         if kind and self.config.prefix_reuse and state.kept // self.pages.size > live.labelled:
             keys = row_keys(state.request, state.ids[: state.kept])
             live.labelled = self.pages.remember(live.pages, keys, live.labelled, kind)
+
+    def park(self, live: Live) -> None:
+        self.live.remove(live)
+        self.parked.append(live)
+
+    def unpark(self, live: Live) -> None:
+        """Queue a parked request again, ahead of all others."""
+        self.parked.remove(live)
+        self.waiting.appendleft(live)
+
+    def note_answer(self, live: Live, state: State, outcome: Outcome) -> None:
+        """After an answer, which may take rows back. Others may share a page that was full: it is given up, not written
+        to, and what still stands of it is written again."""
+        live.written += outcome.keep
+        full = live.written // self.pages.size
+        if live.labelled > full:
+            given_up = live.pages[full:]
+            del live.pages[full:]
+            self.pages.release(given_up)
+            live.labelled, live.written = full, full * self.pages.size
+        live.state, live.plan = state, None
 
     def note_rebuilt(self, live: Live) -> None:
         live.written += live.next_plan().rows

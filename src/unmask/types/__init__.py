@@ -3,20 +3,27 @@
 Plain frozen data, standard library only. Text, HTTP, pages and tensors are unknown here.
 """
 
-from unmask.types.constraint import Choices, IdSet, Matcher, Verdict, contains
-from unmask.types.plan import FinishReason, Outcome, Plan, Read, Row, Rows, Span
-from unmask.types.request import Draft, Frame, Request, Slot, SlotState, State, Stats, Token
-from unmask.types.settings import Diffusion, Ids, Sampling, Speculation, Traits
+from unmask.types.constraint import Choices, IdSet, Matcher, contains
+from unmask.types.oracle import Ask, ByteSpan, Finding, Judge, Oracle, Verdict, View, Violation
+from unmask.types.plan import Outcome, Plan, Read, Row, Rows, Span
+from unmask.types.request import Checked, Draft, Frame, Request, Slot, SlotState, State, Stats, Token, Trial, Try
+from unmask.types.settings import Diffusion, FinishReason, Ids, Sampling, Speculation, Traits
 
 __all__ = [
+    "Ask",
+    "ByteSpan",
+    "Checked",
     "Choices",
     "Diffusion",
     "Draft",
+    "Finding",
     "FinishReason",
     "Frame",
     "IdSet",
     "Ids",
+    "Judge",
     "Matcher",
+    "Oracle",
     "Outcome",
     "Plan",
     "Read",
@@ -32,6 +39,10 @@ __all__ = [
     "Stats",
     "Token",
     "Traits",
+    "Trial",
+    "Try",
     "Verdict",
+    "View",
+    "Violation",
     "contains",
 ]

@@ -6,7 +6,7 @@ Strategies know this interface and no more. What implements it lives in `constra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Protocol
 
 from unmask.types.settings import Ids
 
@@ -43,10 +43,3 @@ class Matcher(Protocol):
         """The likeliest way through a block, one token per slot or fewer where the text ends before, after which the
         text can still be ended within `budget` tokens from here. slots: what each may take, or the token that it has.
         known: such a way; it is improved on."""
-
-
-class Verdict(NamedTuple):
-    """What a constraint says of a finished text. detail: why, where it is violated or could not be decided."""
-
-    status: Literal["satisfied", "violated", "unknown"]
-    detail: str = ""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from unmask.types.constraint import IdSet
 from unmask.types.request import Frame, Token
-from unmask.types.settings import Ids
-
-FinishReason = Literal["stop", "length", "cancelled"]
+from unmask.types.settings import FinishReason, Ids
 
 
 @dataclass(frozen=True, slots=True)

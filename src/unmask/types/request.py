@@ -7,7 +7,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from unmask.types.constraint import Matcher
-from unmask.types.settings import Diffusion, Ids, Sampling, Speculation, Traits, require
+from unmask.types.oracle import Finding, Judge, Verdict
+from unmask.types.settings import Diffusion, FinishReason, Ids, Sampling, Speculation, Traits, require
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class Request:
     room: above 0, the output fills a gap of so many positions between the prompt and `suffix`. It ends at an end token
         (`Traits.gap_end`, among stop_ids) or at max_tokens; a block that reaches further has end tokens there at once.
     constraint: the place before the first token of a constrained text, which fits max_tokens and may end at stop_ids.
+    judge: looks at what is written before it is sent (`decoding.refining`); what it blames is written anew, in so many
+        `rounds` at most.
     """
 
     prompt: Ids
@@ -33,6 +36,8 @@ class Request:
     suffix: Ids = ()
     room: int = 0
     constraint: Matcher | None = None
+    judge: Judge | None = None
+    rounds: int = 0
 
     def __post_init__(self) -> None:
         require(len(self.prompt) >= 1, "prompt", self.prompt, "at least one token long")
@@ -40,6 +45,7 @@ class Request:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "between 0 and max_tokens")
         require(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", self.logprobs, "between 0 and 20")
+        require(self.rounds >= 0, "rounds", self.rounds, "0 or more")
         free = self.constraint is None or not self.min_tokens
         require(free, "min_tokens", self.min_tokens, "0 beside a constraint, which says itself when a text may end")
         fits = self.room >= self.max_tokens or (self.room == 0 and not self.suffix)
@@ -108,12 +114,22 @@ class Token(NamedTuple):
     revisions: int = 0
 
 
+class Checked(NamedTuple):
+    """A draft that a verifier checked: its ids, the first of them for absolute position `start`; so many leading ones
+    were accepted."""
+
+    start: int
+    ids: Ids
+    accepted: int
+
+
 class Frame(NamedTuple):
-    """What a viewer sees after a step: the open block (or draft) at absolute position `start`."""
+    """What a viewer sees after a step: the open block (or draft) at absolute position `start`, and what was checked."""
 
     step: int
     start: int
     slots: tuple[Slot, ...]
+    checked: Checked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +162,38 @@ class Draft(NamedTuple):
     matched: int = 0
 
 
+class Try(NamedTuple):
+    """A draft that was judged: its tokens after the sure ones, how it ended, if it did, and what was found."""
+
+    tokens: tuple[Token, ...]
+    ended: FinishReason | None
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is being judged of a request that has a judge.
+
+    sure: output tokens that have been sent. held: those after them. asked: so many output tokens were looked at.
+    ended: why nothing more will be written, where that is so. rounds: spent since tokens were last sent; all_rounds:
+    over the whole request. first: index of the first token that was blamed last. width: tokens beside the blamed ones
+    that are written anew with them. bans: (index in the output, id) that was blamed. best: the
+    draft with the least faults. verdict: on the whole, at the end.
+    """
+
+    sure: int = 0
+    held: tuple[Token, ...] = ()
+    asked: int = 0
+    ended: FinishReason | None = None
+    rounds: int = 0
+    all_rounds: int = 0
+    first: int = -1
+    width: int = 0
+    bans: tuple[tuple[int, int], ...] = ()
+    best: Try | None = None
+    verdict: Verdict | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """All that a strategy remembers. `kept` counts the KV rows of context + output that are written.
@@ -155,6 +203,7 @@ class State:
     memory: (accepted, tried) counts that adaptivespec learns from, in the order its module defines.
     matcher: where the output stands in a constrained text. way: tokens for the slots of the open block that are not
     emitted yet, with which the text stays within its constraint (fewer where it ends before).
+    trial: of a request with a judge; its output then holds tokens that are not emitted yet, and may be taken back.
     """
 
     request: Request
@@ -168,6 +217,7 @@ class State:
     stats: Stats = Stats()
     matcher: Matcher | None = None
     way: Ids = ()
+    trial: Trial = Trial()
 
     @property
     def ids(self) -> Ids:
