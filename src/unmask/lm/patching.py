@@ -1,0 +1,113 @@
+"""`LM.patch`: who fills the gaps of a patch. Greedy fillings and sampled ones, ranked by the causal rows.
+
+A model that has not learned to fill continues the prefix, where it is allowed to, cut after each of its first lines.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from unmask.lm.fill import Filled, fill
+from unmask.lm.filling import IN_PLACE, LONG_TOKEN, PREFIX, SUFFIX_TOKENS, Filling
+from unmask.lm.options import Options, options_of
+from unmask.lm.ranking import Score, scores
+from unmask.patching import Asked, Candidate, Gap, Patched, task_of
+
+if TYPE_CHECKING:
+    from unmask.lm.lm import LM
+
+VARIETY = 0.8  # temperature of further candidates where none is given: greedy ones would all be the same
+SPARE = 24  # tokens that a filling may be longer than twice what it replaces
+PREFIX_TOKENS = 1024  # of what is before a gap are shown
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFills:
+    """A `patching.Fills` by `lm.fill.fill`. Forwards: of all generations, and one for every candidate scored."""
+
+    lm: LM
+    options: Options
+    filling: Filling
+
+    def __call__(self, gap: Gap) -> tuple[Sequence[Candidate], int]:
+        options = self.fitted(gap)
+        gap = self.near(gap, options.max_tokens or self.lm.traits.gap_room)
+        if gap.choices:  # nothing has to be written
+            ranked, scored = self.ranked(gap, dict.fromkeys(gap.choices))
+            return ranked[: gap.count], scored
+        made = [one for filled in self.filled(gap, options) for one in filled.candidates]
+        ranked, scored = self.ranked(gap, {one.text: one.score for one in reversed(made)})
+        runs = {id(run): run for one in made for run in one.generations}.values()
+        return ranked[: gap.count], sum(run.stats.nfe + run.stats.prefills for run in runs) + scored
+
+    def filled(self, gap: Gap, options: Options) -> list[Filled]:
+        """A greedy filling, in place one of every room, and as many sampled ones as are missing then."""
+        made, warm = list[Filled](), options
+        if options.temperature == 0:
+            layout, warm = self.lm.filler.layout(self.filling), replace(options, temperature=VARIETY)
+            rooms = layout == IN_PLACE and not options.constraints
+            made.append(self.fill(gap, options, gap.count if rooms else 1))
+        missing = gap.count - len({one.text for filled in made for one in filled.candidates})
+        return [*made, self.fill(gap, warm, missing)] if missing > 0 else made
+
+    def near(self, gap: Gap, room: int) -> Gap:
+        """With as much before and after it as fits beside the room; what is before begins with a line."""
+        tokenizer, context = self.lm.tokenizer, self.lm.config.max_position
+        before = tokenizer.encode(gap.prefix[-PREFIX_TOKENS * LONG_TOKEN :])
+        after = tokenizer.encode(gap.suffix[: SUFFIX_TOKENS * LONG_TOKEN])[: min(SUFFIX_TOKENS, context // 4)]
+        most = max(min(context - room - len(after) - 8, PREFIX_TOKENS), 1)  # 8: for the tokens that a layout adds
+        prefix = gap.prefix if len(before) <= most else tokenizer.decode(before[-most:]).partition("\n")[2]
+        return replace(gap, prefix=prefix, suffix=tokenizer.decode(after))
+
+    def fill(self, gap: Gap, options: Options, count: int) -> Filled:
+        filling = replace(self.filling, candidates=count)
+        if self.lm.filler.layout(filling) != PREFIX:
+            return fill(self.lm, gap.prefix, gap.suffix, options, filling)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # `fills_of` has told it
+            return fill(self.lm, gap.prefix, gap.suffix, options, filling)
+
+    def fitted(self, gap: Gap) -> Options:
+        """The options with room for what was there before."""
+        options, lm = self.options, self.lm
+        if options.max_tokens is None and self.filling.length is None:
+            wanted = min(2 * len(lm.tokenizer.encode(gap.old)) + SPARE, lm.config.max_position // 2)
+            if lm.filler.layout(self.filling) != IN_PLACE or wanted > lm.traits.gap_room:
+                options = replace(options, max_tokens=wanted)  # else a gap in place ends in the room it has
+        return options
+
+    def ranked(self, gap: Gap, made: Mapping[str, Score | None]) -> tuple[list[Candidate], int]:
+        """Candidates with their scores, the best first, and how many had to be scored."""
+        if len(made) < 2:
+            return [Candidate(text) for text in made], 0
+        known = {text: score.whole for text, score in made.items() if score is not None}
+        rest = [text for text in made if text not in known]
+        for text, score in zip(rest, scores(self.lm, gap.prefix, rest, gap.suffix), strict=True):
+            known[text] = score.whole
+        return [Candidate(text, known[text]) for text in sorted(known, key=lambda text: -known[text])], len(known)
+
+
+def fills_of(
+    lm: LM, options: Mapping[str, Any], layout: str | None = None, heal: bool | None = None, untrained: bool = False
+) -> ModelFills:
+    """ValueError for a model that has not learned to fill, unless `untrained` lets it continue the prefix."""
+    filling = Filling(layout=layout, heal=heal, untrained=untrained)
+    if lm.filler.layout(filling) == PREFIX:
+        warnings.warn(
+            "this model has not learned to fill gaps: it continues what is before one, and what follows chooses where"
+            " to stop",
+            stacklevel=4,
+        )
+    return ModelFills(lm, options_of(options), filling)
+
+
+def patch(lm: LM, text: str | bytes, path: str, given: Mapping[str, Any]) -> Patched:
+    """See `LM.patch`."""
+    own = {name: value for name, value in given.items() if name in Asked.__slots__}
+    how = {name: given[name] for name in ("layout", "heal", "untrained") if name in given}
+    fills = fills_of(lm, {name: value for name, value in given.items() if name not in {*own, *how}}, **how)
+    data = text.encode() if isinstance(text, str) else text
+    return task_of(data, path, Asked(**own)).run(fills)
