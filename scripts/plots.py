@@ -1,15 +1,23 @@
-"""Draw the pictures of docs/ from benchmarks/results/. Usage: python scripts/plots.py (needs the extra `eval`)."""
+"""Draw the pictures of docs/: from benchmarks/results/, and who sees whom from the code itself.
+
+Usage: python scripts/plots.py (needs the extra `eval`).
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from unmask.bench.pictures import speeds
+from unmask.evaluation import curve
+from unmask.evaluation.decay import shown
 from unmask.evaluation.pictures import quality_over_speed
+from unmask.view import visibility
 
 ROOT = Path(__file__).parent.parent
 RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
@@ -35,13 +43,54 @@ def small_conversion(found: dict[str, Any]) -> Figure:
     return figure
 
 
+def acceptance(found: dict[str, Any]) -> Figure | None:
+    """Of the starter suite: tokens per draft and verify round, and tokens per forward, by kind of text and variant.
+
+    None where no speculation was run.
+    """
+    kinds = found["kinds"]
+    ways = [way for way in found["all"] if all(kind.get(way, {}).get("acceptance_length") for kind in kinds.values())]
+    ways = [way for way in ways if way != "ar"]
+    if not ways:
+        return None
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, measure in zip(figure.subplots(1, 2), ("acceptance_length", "tpf"), strict=True):
+        for number, way in enumerate(ways):
+            rows = [ways_of[way][measure] for ways_of in kinds.values()]
+            values = [row["value"] for row in rows]
+            ends = [
+                [v - row["low"] for v, row in zip(values, rows, strict=True)],
+                [row["high"] - v for v, row in zip(values, rows, strict=True)],
+            ]
+            places = [kind + 0.8 * number / len(ways) for kind in range(len(rows))]
+            axis.bar(places, values, 0.75 / len(ways), yerr=ends, error_kw={"linewidth": 0.8}, label=way)
+        axis.axhline(1.0, color="black", linewidth=0.8)  # AR
+        axis.set_xticks([kind + 0.3 for kind in range(len(kinds))], list(kinds), fontsize=8)
+        axis.grid(axis="y", alpha=0.3)
+    left, right = figure.axes
+    left.set(title="tokens per draft and verify round", ylabel="tokens (the line: AR)")
+    right.set(title="tokens per forward", ylabel="tokens (the line: AR)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(ways) + 1, fontsize=8)
+    return figure
+
+
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, draw in (("small_conversion", small_conversion), ("starter", quality_over_speed)):
-        if (file := RESULTS / f"{name}.json").exists():
+    visibility.picture().savefig(IMAGES / "visibility.png", dpi=90, bbox_inches="tight")
+    drawn: list[tuple[str, str, Callable[[dict[str, Any]], Figure | None]]] = [
+        ("small_conversion", "small_conversion", small_conversion),
+        ("starter", "starter", quality_over_speed),
+        ("acceptance", "starter", acceptance),
+        ("headline", "headline", speeds),
+        ("curve", "curve", curve.picture),
+        *((name, name, shown.picture) for name in ("decay-a", "decay-b")),
+    ]
+    for image, results, draw in drawn:
+        if (file := RESULTS / f"{results}.json").exists():
             figure = draw(json.loads(file.read_text(encoding="utf-8")))
             if figure is not None:
-                figure.savefig(IMAGES / f"{name}.png", dpi=110)
+                figure.savefig(IMAGES / f"{image}.png", dpi=110)
 
 
 if __name__ == "__main__":
