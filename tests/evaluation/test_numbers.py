@@ -102,6 +102,12 @@ def test_measures_of_rows() -> None:
     assert {name: numbers["change"] for name, numbers in compared([row()], [row(nfe=3)]).items()}["tpf"] == 1.5
 
 
+def test_rows_of_suites_that_count_no_prefill_are_compared_too() -> None:
+    """Those of infill: forwards without `prefill_tokens` have no tokens per forward, and are no error."""
+    plain = {"tokens": 10, "nfe": 6, "seconds": 2.0, "passed": True}
+    assert compared([plain], [plain]).keys() == {"passed", "tokens_per_second", "tokens", "nfe", "seconds"}
+
+
 def test_counts_up_to_a_token() -> None:
     """linearspec: prefill at step 1, then rounds of a draft and a verify that emit at the even steps."""
     steps = [1, 3, 3, 3, 5, 7, 7]

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from unmask.evaluation.suite import Suite
 
 ROWS_CACHED = 4096  # of key/value memory: one request at a time
-DIFFUSION, STARTER, HUMANEVAL = "Suite diffusion", "Suite starter", "Suite humaneval"
-BOTH = "Suites starter and humaneval"
+DIFFUSION, STARTER, HUMANEVAL, LIGHT = "Suite diffusion", "Suite starter", "Suite humaneval", "Suite light"
+INFILL, DECAY, SHOTS = "Suite infill", "Suite decay", "Suites decay and revision"
+MANY = "All suites but diffusion"
 # Field of a suite's settings -> flag; those of decoding are shared (`max_tokens`, `seed`, `draft_block_size`).
 SETTINGS: dict[str, Any] = {
-    "limit": flag(int, BOTH, "Only the first so many prompts of each kind, or tasks.", "--limit"),
+    "limit": flag(int, MANY, "Only the first so many prompts of each kind, or tasks.", "--limit"),
     "data": flag(
         list[str], DIFFUSION, "Held-out text, as for convert; starter if not given. May be repeated.", "--data"
     ),
@@ -39,11 +40,24 @@ SETTINGS: dict[str, Any] = {
     "check_data": flag(
         list[str], STARTER, "Training data (JSON lines) to look for the prompts in. May be repeated.", "--check-data"
     ),
+    "budget": flag(int, LIGHT, "States of a block that the search for its shortest schedule asks about.", "--budget"),
+    "tier": flag(str, DECAY, "a: programs of a little language; b: Python functions.", "--tier"),
+    "orders": flag(int, DECAY, "Orders of the rules per task, 1 to 3.", "--orders"),
+    "levels": flag(list[int], DECAY, "How many rules are active; repeated, ascending.", "--levels"),
+    "shots": flag(int, SHOTS, "Examples before a task; 0 for a model that was trained on them.", "--shots"),
+    "modes": flag(list[str], DECAY, "Modes that are compared; repeated.", "--modes"),
+    "enforcements": flag(list[str], DECAY, "prompt, best-of-n, mask, remask or mask+remask; repeated.", "--enforce"),
+    "candidates": flag(
+        int,
+        "Suites infill and patch",
+        "Fillings of a line or fault; the likeliest counts, or the first that may stand.",
+        "--candidates",
+    ),
     "seconds": flag(float, HUMANEVAL, "Processor time of an answer's test.", "--seconds"),
     "memory": flag(int, HUMANEVAL, "MiB of an answer's test.", "--memory"),
 }
 # Settings that do not change what a sample is: a run with others of these goes on with the samples that are there.
-NARROWING = ("limit", "part", "check_data")
+NARROWING = ("limit", "part", "check_data", "orders", "levels", "modes", "enforcements")
 
 
 @with_flags(settings=SETTINGS, options=DECODING, loading=LOADING)
@@ -52,9 +66,7 @@ def evaluate(
         str, typer.Argument(help="Short name, Hugging Face folder, .gguf file or hub id.", show_default=DEFAULT_MODEL)
     ] = "",
     named: Annotated[str, typer.Option("--model", help="The same, as a flag.", show_default=False)] = "",
-    suite: Annotated[
-        str, typer.Option("--suite", help="What to measure: diffusion, starter, humaneval or infill.")
-    ] = "diffusion",
+    suite: Annotated[str, typer.Option("--suite", help="What to measure, see above.")] = "diffusion",
     file: Annotated[
         Path | None,
         typer.Option(
@@ -67,6 +79,14 @@ def evaluate(
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option("--compare", help="Measure nothing: two results of --out side by side.", show_default=False),
+    ] = None,
+    curve: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--curve",
+            help="Measure nothing: score over speed from results of starter or humaneval. May be repeated.",
+            show_default=False,
+        ),
     ] = None,
     settings: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
@@ -81,9 +101,20 @@ def evaluate(
     humaneval: pass@1, the answers run in a sandbox.
 
     infill: what a suffix is worth, and single lines of HumanEval filled in.
+
+    patch: faults put into sound functions, and how they are mended.
+
+    light: tokens per forward under a perfect oracle, beside what each mode reaches.
+
+    decay: DecayBench, answers under more and more rules, by mode and enforcement.
+
+    revision: chains of steps by AR, diffusion, and diffusion that takes tokens back.
     """
     if compare is not None:
         show_comparison(*compare, as_object)
+        return
+    if curve:
+        show_curve(curve, file, as_object)
         return
     from unmask.evaluation import suite_of
     from unmask.evaluation.record import rounded, write
@@ -151,6 +182,22 @@ def show_comparison(before: Path, after: Path, as_object: bool) -> None:
         print(json.dumps(found))
         return
     for table in compare.tables(found):
+        out.print(table)
+
+
+def show_curve(files: list[Path], file: Path | None, as_object: bool) -> None:
+    from unmask.evaluation import curve
+    from unmask.evaluation.record import rounded, write
+
+    found = rounded(curve.curves(files))
+    if file is not None:
+        write(file, found)
+        if find_spec("matplotlib"):
+            curve.picture(found).savefig(file.with_suffix(".png"), dpi=110)
+    if as_object:
+        print(json.dumps(found))
+        return
+    for table in curve.tables(found):
         out.print(table)
 
 

@@ -14,6 +14,10 @@ SUITES = {
     "starter": "unmask.evaluation.starter",
     "humaneval": "unmask.evaluation.humaneval",
     "infill": "unmask.evaluation.infill",
+    "patch": "unmask.evaluation.patches",
+    "light": "unmask.evaluation.light",
+    "decay": "unmask.evaluation.decay.suite",
+    "revision": "unmask.evaluation.revision",
 }
 
 

@@ -12,7 +12,11 @@ from unmask.evaluation.bootstrap import LEVEL
 from unmask.evaluation.measures import compared
 from unmask.evaluation.rows import Row, read
 
-FACTORS = {"passed": 100, "same_as_ar": 100, "agreement": 100, "agreement_prefix": 100, "repeated": 100}
+SHARES = (
+    *("passed", "same_as_ar", "agreement", "agreement_prefix", "repeated"),
+    *("raw", "satisfied", "strict", "joint", "right_steps", "valid_steps"),
+)
+FACTORS = dict.fromkeys(SHARES, 100)
 
 
 def compare(before: Path, after: Path) -> dict[str, Any]:

@@ -39,11 +39,12 @@ FLOOR_TOKENS = 64  # that the prefix alone is continued by; its first line count
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """limit: so many lines of HumanEval, in a fixed order without order (0: none). samples: held-out gaps, of texts of
-    `length` tokens of `data`. points: noise levels per block. max_tokens: most of a line. seconds, memory: what a
-    filled function and its test may use, of processor time and in MiB."""
+    """limit: so many lines of HumanEval, in a fixed order without order (0: none). candidates: see `lm.Filling`.
+    samples: held-out gaps, of texts of `length` tokens of `data`. points: noise levels per block. max_tokens: most of a
+    line. seconds, memory: what a filled function and its test may use, of processor time and in MiB."""
 
     limit: int = LINES
+    candidates: int = 1
     samples: int = 64
     length: int = 256
     points: int = 4
@@ -55,7 +56,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.limit <= LINES:
             raise ValueError(f"limit must be between 0 and {LINES}, got {self.limit}")
-        for name in ("samples", "points"):
+        for name in ("samples", "points", "candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.length < 64:
@@ -105,7 +106,8 @@ def run_on(job: Job, lines: Sequence[Line]) -> dict[str, Any]:
     layouts = lm.filler.layouts
     model = model_of(lm, job.adapter)
     decoding = {key: value for key, value in job.options.items() if key != "max_tokens"}
-    how = {"layout": layouts[0] if layouts else PREFIX, "options": decoding, "max_tokens": settings.max_tokens}
+    how = {"layout": layouts[0] if layouts else PREFIX, "options": decoding}
+    how |= {"max_tokens": settings.max_tokens, "candidates": settings.candidates}
     rows = Rows(job.rows, {"suite": "infill", **model, "how": how, "traits": asdict(lm.traits)} | of_gaps(settings))
     gaps = list(gap_rows(job, rows)) if layouts else []
     done = list[Row]()
@@ -192,7 +194,7 @@ def sample(job: Job, line: Line) -> Row:
     options = {**job.options, **({} if settings.max_tokens is None else {"max_tokens": settings.max_tokens})}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that it is untrained is in the results
-        found = lm.fill(line.prefix, line.suffix, untrained=True, **options)
+        found = lm.fill(line.prefix, line.suffix, untrained=True, candidates=settings.candidates, **options)
     row = judged(line, found.text, settings) | numbers(found)
     floor = first_line(floor_of(lm, line))
     below = judged(line, floor, settings)

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from unmask.engine.known import processor
 from unmask.lm import LM
 from unmask.lm.loading import shipped_adapter
 
@@ -72,14 +73,6 @@ def command(words: list[str]) -> str:
 def bare(word: str) -> str:
     """A file or folder without the folders that it lies in on this machine; anything else as it is."""
     return Path(word).name if Path(word).expanduser().is_absolute() else word
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def threads() -> int:

@@ -20,7 +20,7 @@ QUALITY = {
     "log_likelihood": "nats a token under AR",
     "repeated": "repeats itself",
 }
-SHARES = ("same_as_ar", "agreement", "agreement_prefix", "repeated", "passed")
+SHARES = ("same_as_ar", "agreement", "agreement_prefix", "repeated", "passed", "right_steps", "valid_steps")
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
