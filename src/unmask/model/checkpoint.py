@@ -20,6 +20,7 @@ from unmask.model.families import EMBEDDING, HEAD
 from unmask.model.files import FLOATS, opened, read_json
 from unmask.model.gguf_header import read_header
 from unmask.model.peft import AdapterWeights, read_adapter
+from unmask.model.sharding import Shard
 from unmask.text import Tokenizer
 from unmask.types import Traits
 
@@ -123,17 +124,20 @@ def load_into(
     checkpoint: Checkpoint,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Give `module`, whose parameters have canonical names, the weights of a checkpoint, one tensor at a time.
 
     module may be on the meta device: its parameters are replaced (requires_grad is kept), so the peak is the weights
     plus one tensor. dtype: None keeps the stored one. Parameters of other names are left alone. In a tied model the
     head becomes the embedding's parameter; a head that the file carries as well must equal the embedding.
+    shard: `module` is that part of the model, and nothing but its part of a tensor is kept.
     Raises ValueError where module and config, or config and files, do not agree.
     """
     verify(checkpoint)
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    for name, shape in families.tensor_shapes(checkpoint.config).items():
+    config = shard.config(checkpoint.config) if shard else checkpoint.config
+    for name, shape in families.tensor_shapes(config).items():
         if name not in parameters or parameters[name].shape != shape:
             found = list(parameters[name].shape) if name in parameters else "nothing"
             raise ValueError(f"the module has {found} where the config has {name} {list(shape)}")
@@ -147,8 +151,10 @@ def load_into(
                     " set it to false to use both"
                 )
         if name != HEAD or not checkpoint.config.tied:
+            part = shard.of(name, tensor) if shard else tensor
             # GGUF tensors are fresh memory; the others lie in a file that may be replaced under us
-            _assign(module, name, tensor.to(device=device, dtype=dtype, copy=checkpoint.kind == "hf"))
+            copy = checkpoint.kind == "hf" or part is not tensor
+            _assign(module, name, part.to(device=device, dtype=dtype, copy=copy).contiguous())
     if checkpoint.config.tied and HEAD in parameters:
         module.get_submodule("lm_head").weight = module.get_parameter(EMBEDDING)
 

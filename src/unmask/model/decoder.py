@@ -50,9 +50,13 @@ class Numerics:
 
 
 class Projection(nn.Linear):
-    """A linear layer that can carry row-gated low-rank adapters."""
+    """A linear layer that can carry row-gated low-rank adapters.
+
+    add_up: where several processes have a part of the inputs each, what makes one result of theirs (`model.sharding`).
+    """
 
     numerics = Numerics()
+    add_up: Callable[[Tensor], Tensor] | None = None
     adapters: dict[str, LowRank]
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
@@ -68,7 +72,7 @@ class Projection(nn.Linear):
                 y = y + tiled(self.adapters[name], x_TD, self.numerics.tile).to(y.dtype)
             else:
                 y = y.index_add(0, rows, tiled(self.adapters[name], x_TD[rows], self.numerics.tile).to(y.dtype))
-        return y
+        return y if self.add_up is None else self.add_up(y)
 
 
 def tiled(product: Callable[[Tensor], Tensor], x_TD: Tensor, tile: int | None) -> Tensor:

@@ -76,6 +76,7 @@ class Group:
         self.bias = torch.cat([bias.detach() for bias in biases]) if biases else None
         names = dict.fromkeys(name for part in parts for name in part.adapters)
         self.adapters = {name: LowRankGroup(parts, name, factors_D) for name in names}
+        self.add_up = parts[0].add_up
         for part in parts:
             part.weight = nn.Parameter(part.weight.detach().to("meta"), requires_grad=False)
             part.adapters = {}
@@ -87,7 +88,7 @@ class Group:
         for name, off in outside.items():
             if name in self.adapters:
                 y = self.adapters[name].onto(y, x_TD, off)
-        return y
+        return y if self.add_up is None else self.add_up(y)
 
 
 class PackedNorm:
