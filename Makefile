@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format docs clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -28,8 +28,11 @@ format: $(VENV)/.dev  ## bring every file into shape
 	@$(BIN)/python -m ruff check --fix
 	@$(BIN)/python -m ruff format
 
+docs: $(VENV)/.dev  ## build the docs as a site, in site/
+	@$(BIN)/python -m mkdocs build --quiet
+
 clean:  ## remove the environment and all caches of this folder (not the downloaded models)
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: a step is done again when pyproject.toml changes, and only a step that went well leaves its stamp.
@@ -52,5 +55,5 @@ $(VENV)/.base: $(VENV)/.torch
 
 $(VENV)/.dev: $(VENV)/.torch
 	@echo 'Installing unmask and its test tools'
-	@$(PIP) install -qq --editable '.[dev]'
+	@$(PIP) install -qq --editable '.[dev,docs]'
 	@touch $(VENV)/.base $@
