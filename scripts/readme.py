@@ -186,11 +186,137 @@ def humaneval() -> str:
     return "\n".join(lines)
 
 
+def headline() -> str:
+    """The goals of issue 6, and the medians of everything that was timed for them."""
+    found = json.loads((RESULTS / "headline.json").read_text(encoding="utf-8"))
+    machine, settings = found["machine"], found["settings"]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if name != "unmask")
+    text = [
+        f"{found['model']}; {machine['processor']}, {machine['threads']} threads, {versions}; {found['date']};"
+        f" {settings['rounds']} rounds, at most {settings['tokens']} tokens, seed {settings['seed']}."
+        f" Made by `{found['command']}`.",
+        "",
+        table_row(["", "asked", "found (least to most)", "of"]),
+        "|" + "---|" * 4,
+    ]
+    for row in found["headline"]:
+        asked = f"{'at least' if row['at_least'] else 'at most'} {row['bound']:g}"
+        value = "" if row["found"] is None else f"{row['found']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        text.append(table_row([row["what"], asked, value if row["met"] is not False else f"**{value}**", row["of"]]))
+    kinds = list(dict.fromkeys(row["kind"] for row in found["medians"]))
+    text += ["", table_row(["tokens/s, median", *kinds]), "|" + "---|" * (1 + len(kinds))]
+    speeds = dict[str, dict[str, str]]()
+    for row in found["medians"]:
+        speeds.setdefault(f"{row['load']}, {row['way']}", {})[row["kind"]] = f"{row['speed']:.1f}"
+    text += [table_row([name, *(mine.get(kind, "") for kind in kinds)]) for name, mine in speeds.items()]
+    if (ROOT / "docs" / "images" / "headline.png").exists():
+        text += ["", "![tokens per second by kind of prompt](images/headline.png)"]
+    return "\n".join(text)
+
+
+def made_by(found: dict[str, Any]) -> str:
+    """Of what and how a result of `unmask eval` was made."""
+    adapter, machine = found["adapter"], found["machine"]
+    return (
+        f"{found['model']}, {found['dtype']}, {found['exactness']},"
+        f" {'adapter ' + adapter['name'] if adapter else 'no adapter'}; {machine['processor']}, {machine['threads']}"
+        f" threads, torch {found['versions']['torch']}; {found['date']}. Made by `{found['command']}`."
+    )
+
+
+def light() -> str:
+    """Tokens per forward of every way and oracle, a column per kind of prompt; of how many blocks it is the most."""
+    found = json.loads((RESULTS / "light.json").read_text(encoding="utf-8"))
+    columns = {**found["kinds"], "all": found["all"]}
+    lines = [table_row(["tokens per forward", *columns, "proved"]), "|" + "---|" * (len(columns) + 2)]
+    for way in found["all"]:
+        cells = [interval("tpf", ways.get(way, {}).get("tpf")) for ways in columns.values()]
+        proved = found["proved"].get(way)
+        lines.append(table_row([way, *cells, "" if proved is None else f"{100 * proved:.0f} % of blocks"]))
+    return "\n".join([made_by(found), "", *lines])
+
+
+def curve() -> str:
+    """Points and areas of score over speed, group by group."""
+    found = json.loads((RESULTS / "curve.json").read_text(encoding="utf-8"))
+    heads = ["", "way", "score, per cent", "tokens per forward", "tokens/s", "AUP", "mean score"]
+    lines = [table_row(heads), "|" + "---|" * len(heads)]
+    for group, numbers in found["groups"].items():
+        shown = set[str]()
+        for point in numbers["points"]:
+            area = numbers["areas"][point["family"]]
+            areas = ["", ""] if point["family"] in shown else [f"{area[name]:.1f}" for name in ("aup", "mean")]
+            shown.add(point["family"])
+            score = f"{point['score']:.1f} ({point['low']:.1f} to {point['high']:.1f})"
+            speeds = [f"{point['tpf']:.2f}", f"{point['tokens_per_second']:.1f}"]
+            lines.append(table_row([group, point["way"], score, *speeds, *areas]))
+    text = [f"From {', '.join(found['files'])}.", "", *lines]
+    if (ROOT / "docs" / "images" / "curve.png").exists():
+        text += ["", "![score over tokens per forward and per second](images/curve.png)"]
+    return "\n".join(text)
+
+
+def decay() -> str:
+    """Per run (files decay-*.json): strict A% and V% without rules and under most, decay and slope; the hypotheses."""
+    files = sorted(RESULTS.glob("decay-*.json"))
+    if not files:
+        raise FileNotFoundError(2, "nothing measured", "decay-*.json")
+    text = list[str]()
+    for file in files:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        settings = found["settings"]
+        first, last = (str(settings["levels"][end]) for end in (0, -1))
+        heads = [f"tier {settings['tier']}, {found['tasks']} tasks"]
+        for title in ("raw A%", "V%", "strict A%"):
+            heads += [f"{title}, {first} to {last} rules", "decay, points"]
+        lines = [table_row([*heads, "forwards"]), "|" + "---|" * (len(heads) + 1)]
+        for way, numbers in found["ways"].items():
+            cells = list[str]()
+            for measure in ("raw", "satisfied", "strict"):
+                levels, lost = numbers["levels"][measure], numbers["decay"].get(measure)
+                cells.append(f"{100 * levels[first]['value']:.1f} to {100 * levels[last]['value']:.1f}")
+                points = [100 * lost[key] for key in ("value", "low", "high")] if lost else []
+                cells.append("{:.1f} ({:.1f} to {:.1f})".format(*points) if points else "")
+            lines.append(table_row([way, *cells, f"{numbers['spent']['nfe']:.0f}"]))
+        rows = [(name, row) for name, of in found["hypotheses"].items() for row in of]
+        said = [
+            f"{name} ({row['of']}): {row['verdict']}{', ' + row['why'] if row['why'] else ''}" for name, row in rows
+        ]
+        text += [made_by(found), "", *lines, "", f"{'; '.join(said)}.", ""]
+        if (ROOT / "docs" / "images" / f"{file.stem}.png").exists():
+            text += [f"![raw A%, V% and strict A% by number of rules](images/{file.stem}.png)", ""]
+    return "\n".join(text).rstrip("\n")
+
+
+def revision() -> str:
+    """Last steps that are right, and what they cost, per way; the paired differences."""
+    found = json.loads((RESULTS / "revision.json").read_text(encoding="utf-8"))
+    columns = {**found["kinds"], "all": found["all"]}
+    lines = [table_row(["last step right", *columns, "forwards", "taken back"]), "|" + "---|" * (len(columns) + 3)]
+    for way, numbers in found["all"].items():
+        cells = [interval("passed", ways[way]["passed"]) for ways in columns.values()]
+        spent = [f"{numbers[name]['value']:.1f}" for name in ("nfe", "revisions")]
+        lines.append(table_row([way, *cells, *spent]))
+    said = list[str]()
+    for pair, change in found["differences"].items():
+        points = [100 * change[key] for key in ("change", "low", "high")]
+        said.append(f"{pair}: " + "{:+.1f} points ({:+.1f} to {:+.1f})".format(*points))
+    return "\n".join([made_by(found), "", *lines, "", f"{'; '.join(said)}."])
+
+
 # Page -> name of a part -> what makes it.
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": demo, "against_transformers": against_transformers, "times": times},
     "docs/training.md": {"small_conversion": small_conversion, "training_speed": training_speed},
-    "docs/evaluation.md": {"starter": starter, "humaneval": humaneval},
+    "docs/performance.md": {"headline": headline},
+    "docs/evaluation.md": {
+        "starter": starter,
+        "humaneval": humaneval,
+        "light": light,
+        "curve": curve,
+        "decay": decay,
+        "revision": revision,
+    },
     "src/unmask/adapters/smollm2-135m/README.md": {"starter": starter},
 }
 

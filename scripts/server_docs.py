@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import typer
 
 from unmask.cli import app
 from unmask.server.fields import ALIASES, REFUSED
-from unmask.server.schema import Body, ChatBody, CompletionBody, DetokenizeBody, Strict, TokenizeBody
+from unmask.server.patches import PatchBody
+from unmask.server.schema import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from unmask.server.settings import DEFAULTS
+from unmask.server.strict import Strict
 
 PAGE = Path(__file__).parent.parent / "docs" / "server.md"
 
@@ -49,14 +51,14 @@ def kind(schema: dict[str, Any]) -> str:
     return f"{schema.get('type', 'any')}{above}{bounds}{upto}"
 
 
-def fields_of(model: type[Strict], without: type[Strict] | None = None) -> str:
+def fields_of(model: type[Strict], without: type[Strict] | None = None, defaults: Mapping[str, Any] = DEFAULTS) -> str:
     left_out = without.model_fields.keys() if without else ()
     properties = model.model_json_schema()["properties"]
     rows = []
     for name, field in properties.items():
         if name not in left_out:
             text = field.get("description", "")
-            default = f" `{DEFAULTS[name]}` if left out." if name in DEFAULTS else ""
+            default = f" `{defaults[name]}` if left out." if name in defaults else ""
             rows.append((f"`{name}`", kind(field), text + default))
     return table(("field", "value", "meaning"), rows)
 
@@ -89,6 +91,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "fields": lambda: fields_of(Body),
     "chat fields": lambda: fields_of(ChatBody, Body),
     "completion fields": lambda: fields_of(CompletionBody, Body),
+    "patch fields": lambda: fields_of(PatchBody, defaults={}),
     "tokenize fields": lambda: fields_of(TokenizeBody),
     "detokenize fields": lambda: fields_of(DetokenizeBody),
     "aliases": aliases,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def smollm2_gguf() -> Path:
         if os.environ.get("UNMASK_OFFLINE_OK") == "1":
             pytest.skip(f"SmolLM2 cannot be pulled here, and UNMASK_OFFLINE_OK=1 allows that: {error}")
         raise
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests measure is kept apart from what the user's models were measured at."""
+    folder = tmp_path_factory.mktemp("measured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unmask.engine.known.folder", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session")

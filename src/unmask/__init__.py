@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.constraints.oracles import ConstraintOracle
     from unmask.lm import LM
 
-__all__ = ["LM", "__version__"]
+__all__ = ["LM", "ConstraintOracle", "__version__"]
 __version__ = "0.1.0"
 
 
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from unmask.lm import LM
 
         return LM
+    if name == "ConstraintOracle":
+        from unmask.constraints.oracles import ConstraintOracle
+
+        return ConstraintOracle
     raise AttributeError(f"module 'unmask' has no attribute {name!r}")

@@ -12,7 +12,8 @@ import pytest
 from tests.tinymodel import MASK, VOCABULARY, write_model
 from unmask import LM
 from unmask.cli import common, run
-from unmask.cli.fill import marked, ranged, replace_file, unified
+from unmask.cli.fill import marked, ranged
+from unmask.patching.change import replace_file, unified
 
 START = VOCABULARY - 3
 TEXT = "the cat\nand the dog\nand the bird\n"
@@ -144,7 +145,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
     with pytest.raises(ValueError, match="has changed"):
-        replace_file(path, b"older", "new")
-    replace_file(path, b"old", "new\r\n")
+        replace_file(path, b"older", b"new")
+    replace_file(path, b"old", b"new\r\n")
     assert path.read_bytes() == b"new\r\n"
     assert list(tmp_path.iterdir()) == [path]

@@ -104,7 +104,7 @@ def test_logprobs_and_frames_beside_a_constraint(lm: LM) -> None:
     [
         ({"constraints": [{"type": "regex", "pattern": "("}]}, "is no regular expression"),
         ({"constraints": [KINDS[0], KINDS[1]]}, "constraints may hold one hard constraint, got 2"),
-        ({"constraints": [KINDS[0]], "stop": "x"}, "stop cannot be given beside a constraint"),
+        ({"constraints": [KINDS[0]], "stop": "x"}, "stop cannot be given beside a hard constraint"),
         ({"constraints": [KINDS[0]], "min_tokens": 2}, "min_tokens must be 0 beside a constraint"),
         (
             {"constraints": [{"type": "regex", "pattern": "[ab]{30}"}]},

@@ -125,6 +125,22 @@ def test_an_adapter_fills_by_diffusion_only(adapter_like: LM) -> None:
         adapter_like.fill(PREFIX, SUFFIX, mode="ar")
 
 
+def test_of_several_candidates_one_is_the_prefix_continued_by_causal_rows(adapter_like: LM, in_place: LM) -> None:
+    found = adapter_like.fill(PREFIX, SUFFIX, candidates=3, max_tokens=20, block_size=8)
+    continued = [one for one in found.candidates if one.layout == "prefix"]
+    assert {one.generations[0].mode for one in continued} == {"ar"}
+    whole = adapter_like.generate(PREFIX, mode="ar", max_tokens=20).text
+    assert all(whole.startswith(one.text) for one in continued)
+    assert {one.layout for one in found.candidates} == {"in-place", "prefix"}
+    assert found.layout == found.chosen.layout
+    assert found.chosen.score == max((one.score for one in found.candidates if one.score), key=lambda one: one.whole)
+    # An exact length is for gaps alone, and causal rows that have learned gaps need no help.
+    assert {
+        one.layout for one in adapter_like.fill(PREFIX, SUFFIX, candidates=2, length=4, temperature=1.0).candidates
+    } == {"in-place"}
+    assert {one.layout for one in in_place.fill(PREFIX, SUFFIX, candidates=3).candidates} == {"in-place"}
+
+
 def test_untrained_models_refuse_or_warn(plain: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"this model cannot fill a gap: it was not trained with gaps") as error:
         plain.fill(PREFIX, SUFFIX)

@@ -113,7 +113,7 @@ def test_each_option_is_used() -> None:
         "lookup": 4,
     }
     # A constraint needs the vocabulary: see test_constraints.
-    assert changed.keys() | {"stop", "constraints"} == set(Options.__dataclass_fields__)
+    assert changed.keys() | {"stop", "constraints", "constraint_refinement_rounds"} == set(Options.__dataclass_fields__)
     for name, value in changed.items():
         bases: list[dict[str, Any]] = [{"mode": "fastdiffuser"}, {"mode": "self-speculation"}]
         differs = False

@@ -15,6 +15,7 @@ import httpx
 
 from unmask import LM
 from unmask.server import Settings, create_app
+from unmask.server.app import Page
 from unmask.server.run import Server, take_socket
 from unmask.server.service import Service
 
@@ -118,11 +119,13 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 @contextlib.contextmanager
-def running(lm: LM | Path, settings: Settings | None = None, **loading: Any) -> Iterator[Running]:
+def running(
+    lm: LM | Path, settings: Settings | None = None, page: Page | None = None, **loading: Any
+) -> Iterator[Running]:
     """Serve a model; at the end the server must stop by itself and leave no task behind."""
     if isinstance(lm, Path):
         lm = LM.load(lm, **{"dtype": "float32", "exactness": "exact"} | loading)
-    app = create_app(lm, settings)
+    app = create_app(lm, settings, page)
     taken = take_socket("127.0.0.1", 0)
     begun, left = threading.Event(), list[str]()
     server = Server(app, ready=begun.set)

@@ -130,7 +130,7 @@ CHATS: list[Any] = [
     {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
     {"messages": [{"role": "user", "content": "a", "name": "bob"}]},
     {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]},
-    {"messages": [{"role": "tool", "content": "a", "tool_call_id": "1"}]},
+    {"messages": [{"role": "tool", "content": "a"}]},
     {"messages": [{"role": "user", "content": "a"}], "top_logprobs": 3},
     {"messages": [{"role": "user", "content": "a"}], "logprobs": 3},
     {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"messages": []}},

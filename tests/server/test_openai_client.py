@@ -143,7 +143,7 @@ def test_models(client: openai.OpenAI) -> None:
         ({"model": "gpt-4"}, openai.NotFoundError, "model 'gpt-4' is not served here; served: tiny, other"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
         ({"extra_body": {"generation_mod": "ar"}}, openai.BadRequestError, "did you mean 'generation_mode'?"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "tools is refused"),
+        ({"functions": [{"name": "f"}]}, openai.BadRequestError, "functions is refused"),
     ],
 )
 def test_errors_are_the_clients_own(client: openai.OpenAI, fields: dict[str, Any], kind: type, text: str) -> None:

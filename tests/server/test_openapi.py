@@ -13,7 +13,7 @@ from schemathesis.checks import not_a_server_error
 
 from tests.server.serving import Running
 
-POSTED = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+POSTED = ("/v1/chat/completions", "/v1/completions", "/v1/patches", "/tokenize", "/detokenize")
 ROUTES = {
     *POSTED,
     *("/v1/models", "/v1/models/{name}", "/health", "/health/live", "/health/ready", "/metrics"),

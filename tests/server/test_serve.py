@@ -22,7 +22,7 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--tp", "2"], "--tp 2: this version runs a model on one device"),
+        (["--replicas", "2"], "--replicas, --max-replicas and --cpus-per-replica need --ray"),
         (["--log-format", "xml"], "log format must be 'text' or 'json', got 'xml'"),
         (["--max-body-bytes", "0"], "body_bytes must be above 0"),
         (["--max-queue", "-1"], "max_queue must be 0 or more"),
@@ -44,6 +44,7 @@ def test_wrong_flags(capsys: pytest.CaptureFixture[str], flags: list[str], messa
         (["--generation-mode", "fast"], "mode must be one of ar, fastdiffuser"),
         (["--confidence-threshold", "2", "-m", "fastdiffuser"], "confidence_threshold must be between 0 and 1"),
         (["--max-concurrent", "0"], "max_live must be at least 1"),
+        (["--tp", "3"], "tp must divide the heads (4), key heads (2) and MLP width (48)"),
     ],
 )
 def test_wrong_defaults(capsys: pytest.CaptureFixture[str], tiny_folder: Path, flags: list[str], message: str) -> None:

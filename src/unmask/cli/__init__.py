@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from unmask import __version__
-from unmask.cli import chat, convert, demo, evaluate, fill, generate, pull, serve
+from unmask.cli import batch, bench, chat, convert, demo, evaluate, fill, generate, patch, pull, roofline, serve, view
 
 app = typer.Typer(
     name="unmask",
@@ -24,6 +24,11 @@ app = typer.Typer(
 for command in (demo.demo, pull.pull, chat.chat, generate.generate, fill.fill, serve.serve, convert.convert):
     app.command()(command)
 app.command("eval")(evaluate.evaluate)
+app.command()(roofline.roofline)
+app.command()(bench.bench)
+app.command()(batch.batch)
+app.command()(view.view)
+app.command()(patch.patch)
 
 
 def _version(wanted: bool) -> None:

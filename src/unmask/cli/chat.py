@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.common import DEFAULT_MODEL, err, load_model, out, summary
-from unmask.cli.constraining import CONSTRAINTS, constrained
-from unmask.cli.flags import DECODING, LOADING, Model, with_flags
+from unmask.cli.common import DEFAULT_MODEL, err, load_model, opened, out, summary
+from unmask.cli.constraining import CONSTRAINTS, SOFT, constrained
+from unmask.cli.flags import DECODING, LOADING, Model, TraceFile, with_flags
 from unmask.cli.generate import print_one, watch_one
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ HELP = """\
 /help, /quit        Ctrl-C stops an answer, Ctrl-D ends"""
 
 
-@with_flags(options=DECODING, loading=LOADING, constraint=CONSTRAINTS)
+@with_flags(options=DECODING, loading=LOADING, constraint=CONSTRAINTS | SOFT)
 def chat(
     options: dict[str, Any],
     loading: dict[str, Any],
@@ -31,9 +31,12 @@ def chat(
     model: Model = DEFAULT_MODEL,
     system: Annotated[str | None, typer.Option("--system", help="System message.", show_default=False)] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show masks being filled.")] = False,
+    trace: TraceFile = None,
 ) -> None:
     """Talk with a model. Type /help for what can be changed while you do."""
+    record = opened(trace)
     talk = Conversation(load_model(model, **loading), constrained(options, constraint), system, watch)
+    talk.lm.trace = record
     if sys.stdin.isatty():
         err.print(f"{model}, mode {talk.mode}. /help shows what can be changed.", style="dim")
     while not talk.ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 if TYPE_CHECKING:
     from unmask.lm import LM, Generation
+    from unmask.lm.trace import Trace
 
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 DEFAULT_MODEL = "smollm2-135m"
@@ -28,6 +30,13 @@ def load_model(name: str, **loading: Any) -> LM:
         loading["adapter"] = False
     with quiet_spinner(f"Loading {name}"):
         return LM.load(name, **loading)
+
+
+def opened(trace: Path | None) -> Trace | None:
+    """The file of --trace, if there is to be one; before a model is loaded, since it may not be writable."""
+    from unmask.lm.trace import Trace
+
+    return None if trace is None else Trace(trace)
 
 
 def pull_with_progress(name: str) -> str:
@@ -72,7 +81,7 @@ def as_json(generation: Generation) -> dict[str, Any]:
         "strategy": generation.strategy,
         "prompt_tokens": len(generation.prompt_ids),
         "stats": numbers,
-    } | ({"constraint": generation.constraint._asdict()} if generation.constraint else {})
+    } | ({"constraint": generation.constraint.plain()} if generation.constraint else {})
 
 
 def summary(generation: Generation) -> str:

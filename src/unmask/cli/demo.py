@@ -10,8 +10,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from unmask.cli.common import DEFAULT_MODEL, as_json, err, load_model, out
-from unmask.cli.flags import AdapterFolder, Device, Dtype, Model, Quantize
+from unmask.cli.common import DEFAULT_MODEL, as_json, err, load_model, opened, out
+from unmask.cli.flags import AdapterFolder, Device, Dtype, Model, Quantize, TraceFile
 from unmask.cli.generate import watch_one
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ def demo(
     exactness: Annotated[
         str, typer.Option("--exactness", help="exact compares ids for real; fast shows the quickest kernels.")
     ] = "exact",
+    trace: TraceFile = None,
     as_objects: Annotated[bool, typer.Option("--json", help="One JSON object per mode, nothing else.")] = False,
 ) -> None:
     """See a model unmask text in every mode, and what each mode costs."""
+    record = opened(trace)
     lm = load_model(model, dtype=dtype, device=device, exactness=exactness, adapter=adapter, quantize=quantize)
     ids = lm.encode_chat([{"role": "user", "content": prompt}])
     warm_up = {"max_tokens": 2, "ignore_eos": True}
@@ -50,12 +52,14 @@ def demo(
     for title, options, lossless in WAYS:
         lm.generate(ids, **options, **warm_up)  # the first forward of a shape, and the cost table, are not what we show
         if as_objects:
-            done[title] = lm.generate(ids, max_tokens=max_tokens, **options)
+            with lm.tracing(record, title):
+                done[title] = lm.generate(ids, max_tokens=max_tokens, **options)
             same = done[title].token_ids == done["ar"].token_ids if lossless else None
             print(json.dumps({"title": title, "same_ids_as_ar": same} | as_json(done[title])), flush=True)
             continue
         out.rule(f"[bold]{title}", align="left")
-        done[title] = watch_one(lm, ids, {"max_tokens": max_tokens, **options})
+        with lm.tracing(record, title):
+            done[title] = watch_one(lm, ids, {"max_tokens": max_tokens, **options})
     if as_objects:
         return
     out.print(table_of(done, model, lm.engine.config.exactness))

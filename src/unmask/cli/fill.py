@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import os
 import re
 import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.common import DEFAULT_MODEL, as_json, err, load_model
-from unmask.cli.constraining import CONSTRAINTS, constrained
-from unmask.cli.flags import DECODING, LOADING, Model, flag, with_flags
+from unmask.cli.common import DEFAULT_MODEL, as_json, err, load_model, opened
+from unmask.cli.constraining import CONSTRAINTS, SOFT, constrained
+from unmask.cli.flags import DECODING, LOADING, Model, TraceFile, flag, with_flags
+from unmask.patching.change import replace_file, unified
 
 if TYPE_CHECKING:
     from unmask.lm import Filled
@@ -35,7 +33,7 @@ FILLING: dict[str, Any] = {
 }
 
 
-@with_flags(options=DECODING, loading=LOADING, constraint=CONSTRAINTS, filling=FILLING)
+@with_flags(options=DECODING, loading=LOADING, constraint=CONSTRAINTS | SOFT, filling=FILLING)
 def fill(
     file: Annotated[Path, typer.Argument(help="Text file; - reads stdin.")],
     options: dict[str, Any],
@@ -52,6 +50,7 @@ def fill(
     ] = None,
     diff: Annotated[bool, typer.Option("--diff", help="Print the change as a unified diff.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Change the file, whole or not at all.")] = False,
+    trace: TraceFile = None,
     as_object: Annotated[bool, typer.Option("--json", help="One JSON object, nothing else.")] = False,
 ) -> None:
     """Fill a gap in a text. Prints what goes into it; the file stays as it is unless --write is given."""
@@ -65,7 +64,9 @@ def fill(
     text = decoded(before, str(file))
     start, stop = marked(text, MARKER if marker is None else marker) if place is None else ranged(text, place)
     options = constrained(options, constraint)
+    record = opened(trace)
     lm = load_model(model, **loading)
+    lm.trace = record
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = lm.fill(text[:start], text[stop:], **filling, **options)
@@ -74,7 +75,7 @@ def fill(
     after = text[:start] + found.text + text[stop:]
     change = unified(text, after, str(file))
     if write:
-        replace_file(file, before, after)
+        replace_file(file, before, after.encode())
     if as_object:
         print(json.dumps(object_of(found) | {"diff": change, "written": write}))
     elif diff:
@@ -124,28 +125,6 @@ def ranged(text: str, place: str) -> tuple[int, int]:
     if start > stop:
         raise ValueError(f"--range {place} ends before it begins")
     return start, stop
-
-
-def unified(before: str, after: str, name: str) -> str:
-    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
-    made = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
-    return "".join(row if row.endswith("\n") else f"{row}\n\\ No newline at end of file\n" for row in made)
-
-
-def replace_file(file: Path, before: bytes, after: str) -> None:
-    """Write the file, whole or not at all. ValueError where it is no longer what was read."""
-    with NamedTemporaryFile("wb", dir=file.parent, prefix=f".{file.name}-", delete=False) as part:
-        try:
-            part.write(after.encode())
-            part.flush()
-            os.fsync(part.fileno())
-            os.chmod(part.name, file.stat().st_mode)
-            if file.read_bytes() != before:
-                raise ValueError(f"{file} has changed since it was read: nothing is written")
-            os.replace(part.name, file)
-        except BaseException:
-            Path(part.name).unlink(missing_ok=True)
-            raise
 
 
 def object_of(found: Filled) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -104,6 +105,10 @@ Quantize = Annotated[
         rich_help_panel="Model",
         show_default=False,
     ),
+]
+TraceFile = Annotated[
+    Path | None,
+    typer.Option("--trace", help="Write every step to this file, for `unmask view`.", show_default=False),
 ]
 LOADING: dict[str, Any] = {
     "dtype": Dtype,

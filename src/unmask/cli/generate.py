@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.live import Live
 
-from unmask.cli.common import DEFAULT_MODEL, as_json, err, load_model, out, summary
-from unmask.cli.constraining import CONSTRAINTS, constrained
-from unmask.cli.flags import DECODING, LOADING, Model, with_flags
+from unmask.cli.common import DEFAULT_MODEL, as_json, err, load_model, opened, out, summary
+from unmask.cli.constraining import CONSTRAINTS, SOFT, constrained
+from unmask.cli.flags import DECODING, LOADING, Model, TraceFile, with_flags
 from unmask.types import Frame, Ids
 from unmask.view.terminal import screen
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unmask.lm import LM, Generation
 
 
-@with_flags(options=DECODING, loading=LOADING, constraint=CONSTRAINTS)
+@with_flags(options=DECODING, loading=LOADING, constraint=CONSTRAINTS | SOFT)
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="Text to continue; several run in one batch; - reads stdin.")],
     options: dict[str, Any],
@@ -34,6 +34,7 @@ def generate(
         int | None, typer.Option("--logprobs", help="With --json: alternatives per token, 0 to 20.", show_default=False)
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show masks being filled.")] = False,
+    trace: TraceFile = None,
     as_objects: Annotated[bool, typer.Option("--json", help="One JSON object per generation.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="One line of numbers after each text.")] = False,
 ) -> None:
@@ -44,7 +45,9 @@ def generate(
         raise ValueError("--watch shows one text as it is made: give one prompt, and no --json")
     options = constrained(options, constraint)
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    record = opened(trace)
     lm = load_model(model, **loading)
+    lm.trace = record
     ids = [prompt_ids(lm, text, chat or system is not None, system) for text in texts]
     if as_objects or len(ids) > 1:
         for generation in lm.generate_all(ids, logprobs=logprobs, **options):
@@ -78,7 +81,7 @@ def print_one(lm: LM, ids: Ids, options: dict[str, Any]) -> Generation:
     return event  # type: ignore[return-value]  # the last event
 
 
-def watch_one(lm: LM, ids: Ids, options: dict[str, Any], title: str = "") -> Generation:
+def watch_one(lm: LM, ids: Ids, options: dict[str, Any]) -> Generation:
     """Show the open block while it is filled, then the text."""
     from unmask.lm import Generation, Piece
 

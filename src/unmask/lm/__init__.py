@@ -5,6 +5,7 @@ from unmask.lm.filling import LAYOUTS, Filling
 from unmask.lm.lm import LM
 from unmask.lm.options import MODES, SPEC_VARIANTS, Options, options_of
 from unmask.lm.result import Event, Generation, Numbers, Piece
+from unmask.lm.trace import Trace
 
 __all__ = [
     "LAYOUTS",
@@ -18,5 +19,6 @@ __all__ = [
     "Numbers",
     "Options",
     "Piece",
+    "Trace",
     "options_of",
 ]

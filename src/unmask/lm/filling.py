@@ -110,7 +110,7 @@ class Filler:
         before = self.tokenizer.encode(prefix) if isinstance(prefix, str) else tuple(prefix)
         bos = self.bos if isinstance(prefix, str) else ()
         heal = filling.heal if filling.heal is not None else layout != IN_PLACE
-        before, written = self.healer.begin(before) if heal and before and not options.constraints else (before, b"")
+        before, written = self.healer.begin(before) if heal and before and not options.hard else (before, b"")
         shown = suffix[: SUFFIX_TOKENS * LONG_TOKEN] if layout != PREFIX else ""
         after = self.tokenizer.encode(shown)[:SUFFIX_TOKENS]
         if layout == IN_PLACE:
@@ -123,12 +123,14 @@ class Filler:
             prompt = (*bos, *self.fim.prompt(before, after, layout))
             ends = tuple(dict.fromkeys((*self.stop_ids, *self.fim.ends)))
             request = request_of(prompt, options, self.traits, ends, self.max_position)
-        stop = options.stop if options.constraints else (*options.stop, *overlap(suffix))
-        request = self.constraining.constrained(request, options.constraints, stop)
+        stop = options.stop if options.hard else (*options.stop, *overlap(suffix))
+        seen = prefix if isinstance(prefix, str) else self.tokenizer.decode(prefix)
+        seen = seen[: len(seen) - len(written.decode())]  # which is written again
+        request = self.constraining.constrained(request, options, stop, seen, suffix)
         if written:
             request = replace(request, constraint=self.healer.start(written))
         mode = options.mode or default_mode(self.traits)
-        return request, Follow(self.tokenizer, request, stop, mode, options.constraints, len(written.decode()))
+        return request, Follow(self.tokenizer, request, stop, mode, options.hard, len(written.decode()))
 
     def beginning(self) -> Ids:
         """What stands for nothing before the gap."""

@@ -9,8 +9,9 @@ from unmask.constraints import Spec
 from unmask.engine.engine import Update
 from unmask.lm.constraining import judged
 from unmask.lm.result import Event, Generation, Piece, numbers_of
+from unmask.lm.watching import seen
 from unmask.text import TextStream, Tokenizer
-from unmask.types import FinishReason, Request, Token
+from unmask.types import FinishReason, Request, State, Token, Verdict
 
 
 class Follow:
@@ -32,12 +33,15 @@ class Follow:
         self.begun = time.perf_counter()
         self.first: float | None = None
         self.done: Generation | None = None
+        self.state: State | None = None  # after the last step; none before the first one
 
     def take(self, update: Update) -> Iterator[Event]:
         """Events of one step. After one that sets `done` the request must be cancelled if the engine goes on."""
         outcome = update.outcome
-        if outcome.frame is not None:
-            yield outcome.frame
+        frame = seen(self.state, update) if self.request.watch else None
+        self.state = update.state
+        if frame is not None:
+            yield frame
         if outcome.emit and self.first is None:
             self.first = time.perf_counter() - self.begun
         before = self.stream.fed
@@ -69,5 +73,12 @@ class Follow:
             mode=self.mode,
             strategy=update.state.request.strategy,
             stopped_by=self.stream.hit.text if self.stream.hit else None,
-            constraint=judged(self.specs, text),
+            constraint=judged(self.specs, text, self.soft(update.state)),
         )
+
+    @staticmethod
+    def soft(state: State) -> Verdict | None:
+        """What the oracles have said of the whole text; None where there are none."""
+        if state.request.judge is None:
+            return None
+        return state.trial.verdict or Verdict("unknown", "the text was ended before the oracles had seen all of it")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -19,9 +21,12 @@ from unmask.lm.filling import Filler, Filling
 from unmask.lm.follow import Follow
 from unmask.lm.loading import Parts, load
 from unmask.lm.options import Options, default_mode, options_of, request_of
+from unmask.lm.patching import patch
 from unmask.lm.result import Event, Generation
+from unmask.lm.trace import Trace, Tracing
+from unmask.patching import Patched
 from unmask.text import ChatTemplate, render_chat
-from unmask.types import Ids, Request
+from unmask.types import Frame, Ids, Oracle, Request
 
 Message = Mapping[str, Any]
 
@@ -29,21 +34,24 @@ Message = Mapping[str, Any]
 class LM:
     """A tri-mode language model.
 
-    >>> lm = LM.load("smollm2-135m")                                            # doctest: +SKIP
-    >>> lm.generate("def fib(n):", mode="self-speculation", max_tokens=64).text  # doctest: +SKIP
+    ```python
+    lm = LM.load("smollm2-135m")
+    lm.generate("def fib(n):", mode="self-speculation", max_tokens=64).text
+    ```
     """
 
     def __init__(self, parts: Parts) -> None:
         self.name, self.checkpoint, self.traits = parts.name, parts.checkpoint, parts.traits
         self.decoder, self.tokenizer, self.engine = parts.decoder, parts.tokenizer, parts.engine
-        self.quantize = parts.quantize
+        self.quantize, self.crew = parts.quantize, parts.crew
         self.config = parts.checkpoint.config
         self.stop_ids: Ids = tuple(dict.fromkeys((*self.config.stop_ids, *self.tokenizer.eos_ids)))
         self.template = ChatTemplate.of(self.tokenizer)
         self.constraining = Constraining(self.tokenizer, self.traits)
         self.filler = Filler(self.tokenizer, self.traits, self.stop_ids, self.config.max_position, self.constraining)
         self.lock = Lock()
-        self._inbox = dict[int, deque[Update]]()
+        self.trace: Trace | None = None
+        self._inbox = dict[int, deque[tuple[float, Update]]]()
 
     @classmethod
     def load(
@@ -58,6 +66,7 @@ class LM:
         quantize: Literal["int8", "int4"] | None = None,
         max_tokens_cached: int | None = None,
         max_live: int | None = None,
+        tp: int = 1,
     ) -> LM:
         """Load a model: a short name (pulled on first use), a Hugging Face folder, a .gguf file or a hub id.
 
@@ -67,15 +76,40 @@ class LM:
         "unknown", for a checkpoint that names none. adapter: a folder that `unmask convert` wrote; None takes the one
         that the model brings or this package ships for it, False none. quantize: "int8" is faster in every mode, "int4"
         smaller. max_tokens_cached: rows of key/value memory over all requests. max_live: most requests decoded at a
-        time.
+        time. tp: share the model between so many processes, each on a GPU of its own or with its part of the CPU's
+        threads; `close` ends them.
         Raises ValueError, FileNotFoundError, ConnectionError and other OSErrors with one line that says what is wrong.
         """
         config = EngineConfig(exactness=exactness or "fast", max_tokens_cached=max_tokens_cached)
         if max_live is not None:
             config = replace(config, max_live=max_live)
         return cls(
-            load(name, dtype=dtype, device=device, mask_id=mask_id, adapter=adapter, quantize=quantize, config=config)
+            load(
+                name,
+                dtype=dtype,
+                device=device,
+                mask_id=mask_id,
+                adapter=adapter,
+                quantize=quantize,
+                config=config,
+                tp=tp,
+            )
         )
+
+    @property
+    def tp(self) -> int:
+        """Processes that hold the model."""
+        return 1 if self.crew is None else self.crew.size
+
+    def close(self) -> None:
+        """End the other processes of a model that was loaded with `tp`; without them it cannot go on."""
+        if self.crew is not None:
+            self.crew.close()
+
+    @property
+    def oracles(self) -> dict[str, Oracle]:
+        """Oracles that {"type": "oracle", "name": ...} among the constraints may name; put yours in here."""
+        return self.constraining.oracles
 
     def encode(self, prompt: str | Sequence[int]) -> Ids:
         """Ids of a plain prompt (with the bos token if the model expects one), or the ids that were given."""
@@ -115,10 +149,28 @@ class LM:
 
     def submit(self, request: Request, follow: Follow) -> Iterator[Event]:
         """As `stream`, for a request that `prepare` or `filler.prepare` made."""
+        shown, trace = request.watch, self.trace
+        if trace is not None:
+            request = follow.request = replace(request, watch=True)
         with self.lock:
             number = self.engine.submit(request)
             self._inbox[number] = deque()
-        return self._events(number, follow)
+            tracing = None
+            if trace is not None:
+                prepared = self.engine.requests[number].state.request
+                tracing = trace.begin(self.name, self.tokenizer, prepared, follow.mode)
+        return self._events(number, follow, tracing, shown)
+
+    @contextmanager
+    def tracing(self, trace: Trace | None, title: str = "") -> Iterator[None]:
+        """Note the generations that begin inside, in a file for `unmask view`; None notes nothing."""
+        before, self.trace = self.trace, trace
+        if trace is not None:
+            trace.title = title
+        try:
+            yield
+        finally:
+            self.trace = before
 
     def fill(
         self,
@@ -147,24 +199,41 @@ class LM:
         filling = Filling(layout=layout, length=length, candidates=candidates, heal=heal, untrained=untrained)
         return fill(self, prefix, suffix, options_of(options), filling)
 
+    def patch(self, text: str | bytes, *, path: str = "file.py", **given: Any) -> Patched:
+        """Patch a part of a file's text: mask it, fill it, judge each filling in a copy, keep the first that may stand.
+
+        given: the fields of `patching.Asked` (where to patch, and what has to hold), layout, heal and untrained as in
+        `fill`, and the fields of `Options`. path: the file's name, for messages and for commands; it is never opened.
+        ValueError for a wrong one, for a fault that is not there, and for a model that cannot fill; VerifierError where
+        what has to judge cannot be run.
+        """
+        return patch(self, text, path, given)
+
     def prepare(self, ids: Ids, options: Options) -> tuple[Request, Follow]:
         """What an engine runs, and what makes text of its updates: for those who step the engine themselves."""
         request = request_of(ids, options, self.traits, self.stop_ids, self.config.max_position)
-        request = self.constraining.constrained(request, options.constraints, options.stop)
+        request = self.constraining.constrained(request, options, options.stop)
         mode = options.mode or default_mode(self.traits)
-        return request, Follow(self.tokenizer, request, options.stop, mode, options.constraints)
+        return request, Follow(self.tokenizer, request, options.stop, mode, options.hard)
 
-    def _events(self, number: int, follow: Follow) -> Iterator[Event]:
+    def _events(self, number: int, follow: Follow, tracing: Tracing | None, shown: bool) -> Iterator[Event]:
+        """shown: whether frames are wanted, which a trace takes in any case."""
         try:
             while follow.done is None:
-                yield from follow.take(self._next(number))
+                at, update = self._next(number)
+                events = list(follow.take(update))
+                if tracing is not None:
+                    tracing.step(at, update.state, events)
+                yield from (event for event in events if shown or not isinstance(event, Frame))
         finally:
+            if tracing is not None:
+                tracing.end()
             with self.lock:
                 self.engine.cancel(number)
                 self._inbox.pop(number, None)
 
-    def _next(self, number: int) -> Update:
-        """The next update of a request, stepping the engine until there is one."""
+    def _next(self, number: int) -> tuple[float, Update]:
+        """The next update of a request and when it came, stepping the engine until there is one."""
         while True:
             with self.lock:
                 inbox = self._inbox[number]
@@ -174,7 +243,7 @@ class LM:
                     raise RuntimeError("the generation was lost: a step of the engine that it took part in has failed")
                 for update in self.engine.step():
                     if update.id in self._inbox:
-                        self._inbox[update.id].append(update)
+                        self._inbox[update.id].append((time.perf_counter(), update))
 
     @staticmethod
     def finish(events: Iterator[Event]) -> Generation:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from unmask import quantization
+from unmask import __version__, quantization
 from unmask.config import EngineConfig, ModelConfig
+from unmask.engine import known
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.runner import Runner
-from unmask.model import store
+from unmask.lm import crew as crews
+from unmask.lm.crew import Crew, Task
+from unmask.model import sharding, store
 from unmask.model.adapter import attach
 from unmask.model.balance import TEXT, balances
 from unmask.model.card import read_card
 from unmask.model.checkpoint import AdapterWeights, Checkpoint, load_into, open_checkpoint, read_adapter
 from unmask.model.decoder import Decoder
 from unmask.model.packed import can_pack, pack
+from unmask.model.sharding import Shard
 from unmask.text import Tokenizer
 from unmask.types import Traits
 
@@ -38,6 +44,7 @@ class Parts:
     tokenizer: Tokenizer
     engine: Engine
     quantize: quantization.Quantize | None = None
+    crew: Crew | None = None
 
 
 def load(
@@ -49,6 +56,7 @@ def load(
     adapter: str | Path | Literal[False] | None = None,
     quantize: str | None = None,
     config: EngineConfig | None = None,
+    tp: int = 1,
 ) -> Parts:
     """See `LM.load`."""
     place = device_of(device)
@@ -58,23 +66,97 @@ def load(
     checkpoint = open_checkpoint(source)
     traits, adapters = with_adapter(checkpoint, adapter)
     traits = with_mask(traits, mask_id, checkpoint.config.vocab_size)
+    config, tokenizer = config or EngineConfig(), checkpoint.tokenizer()
+    task = Task(source, number, place.type, adapter, bits, config, Shard(0, tp))
+    crew = crew_for(task, checkpoint.config, place)
+    try:
+        shard = task.shard if crew else None
+        decoder = decoder_of(checkpoint, adapters, number, place, bits, shard, exact=config.exactness == "exact")
+        # Parts on a CPU share its memory; each GPU has its own.
+        sizes = decoder.config if place.type == "cuda" else checkpoint.config
+        rows = config.max_tokens_cached or default_rows(sizes, number, place)
+        pages = -(-rows // config.page_size)
+        if crew:
+            crew.begin(pages)
+        limits = Limits(checkpoint.config.vocab_size, checkpoint.config.max_position, tuple(adapters))
+        how = {"dtype": str(number), "device": place.type, "quantize": bits, "exactness": config.exactness, "tp": tp}
+        file = known.Known(known.folder(), identity(checkpoint, adapters, how))
+        runner = Runner(decoder, config, pages, *((crew.step,) if crew else ()))
+        engine = Engine(runner, pages, config, limits, file)
+        return Parts(str(name), checkpoint, traits, decoder, tokenizer, engine, bits, crew)
+    except BaseException:
+        if crew:
+            crew.close()
+        raise
+
+
+def crew_for(task: Task, config: ModelConfig, device: torch.device) -> Crew | None:
+    """The other processes of a model, if several share it. ValueError where it cannot be shared so."""
+    if task.shard.size == 1:
+        return None
+    sharding.check(config, task.shard.size)
+    crews.check(task.shard.size, device)
+    return Crew(task)
+
+
+def decoder_of(
+    checkpoint: Checkpoint,
+    adapters: Mapping[str, AdapterWeights],
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: quantization.Quantize | None,
+    shard: Shard | None,
+    exact: bool,
+) -> Decoder:
+    """The decoder, ready to run. shard: only that part of it; all processes have to call this then.
+
+    exact: parts are added up in an order that depends on nothing.
+    """
     with torch.device("meta"):
-        decoder = Decoder(checkpoint.config)
-    load_into(decoder, checkpoint, dtype=number, device=place)
+        decoder = Decoder(shard.config(checkpoint.config) if shard else checkpoint.config)
+    load_into(decoder, checkpoint, dtype=dtype, device=device, shard=shard)
     for title, weights in adapters.items():
-        attach(decoder, title, weights)
-    tokenizer = checkpoint.tokenizer()
-    if bits:
-        balanced = balances(decoder, tokenizer.encode(TEXT)) if bits == "int8" else None
-        pack(decoder, *quantization.forms(bits), balanced)
-    elif can_pack(number, place):
+        attach(decoder, title, shard.adapter(weights) if shard else weights)
+    if shard:
+        sharding.join(decoder, sharding.sum_of_processes(steady=exact))
+    if quantize:
+        text = checkpoint.tokenizer().encode(TEXT)
+        pack(decoder, *quantization.forms(quantize), balances(decoder, text) if quantize == "int8" else None)
+    elif can_pack(dtype, device):
         pack(decoder)
-    config = config or EngineConfig()
-    rows = config.max_tokens_cached or default_rows(checkpoint.config, number, place)
-    pages = -(-rows // config.page_size)
-    limits = Limits(checkpoint.config.vocab_size, checkpoint.config.max_position, tuple(adapters))
-    engine = Engine(Runner(decoder, config, pages), pages, config, limits)
-    return Parts(str(name), checkpoint, traits, decoder, tokenizer, engine, bits)
+    return decoder
+
+
+def identity(checkpoint: Checkpoint, adapters: Mapping[str, AdapterWeights], how: Mapping[str, Any]) -> dict[str, Any]:
+    """All that measurements of a loaded model hang on, as plain JSON data: this machine, the files, versions, `how`."""
+    cuda = how["device"] == "cuda"
+    machine = {
+        "processor": torch.cuda.get_device_name() if cuda else known.processor(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    stats = [(file.name, file.stat()) for file in checkpoint.files]
+    return {
+        "format": known.FORMAT,
+        "machine": machine,
+        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "adapters": {name: hash_of(weights) for name, weights in sorted(adapters.items())},
+        "how": dict(how),
+        "versions": {"unmask": __version__, "torch": torch.__version__},
+    }
+
+
+def hash_of(adapter: AdapterWeights) -> str:
+    """Of an adapter's contents, so that another one of the same shapes is known as another."""
+    parts = {f"{name} {i}": part for name, pair in adapter.matrices.items() for i, part in enumerate(pair)}
+    parts |= {f"coherence {i}": part for i, part in enumerate(adapter.coherence or ())}
+    if adapter.mask_embedding is not None:
+        parts["mask"] = adapter.mask_embedding
+    found = hashlib.sha256(str(adapter.scale).encode())
+    for name, part in sorted(parts.items()):
+        found.update(f"{name} {list(part.shape)} {part.dtype}".encode())
+        found.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:20]
 
 
 def with_adapter(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from unmask.constraints import Spec, spec_of
-from unmask.types import Diffusion, Ids, Request, Sampling, Speculation, Traits
+from unmask.constraints import Spec
+from unmask.lm.soft import Constraint, Registered, constraint_of, is_hard
+from unmask.types import Diffusion, Ids, Oracle, Request, Sampling, Speculation, Traits
 
 Mode = Literal["ar", "fastdiffuser", "self-speculation", "auto"]
 SpecVariant = Literal["linearspec", "quadspec", "adaptivespec"]
@@ -55,7 +56,10 @@ class Options:
     stop: text that ends the output and is not part of it. stop_token_ids: more ids that end it, and are part of it.
     ignore_eos: the checkpoint's own end tokens do not end it.
     schedule: fastdiffuser without a confidence threshold, an even share of the block per step (see `Diffusion`).
-    constraints: what the text must obey, at most one for now (see `constraints.specs`).
+    constraints: what the text must obey: at most one hard constraint (`constraints.specs`), and any number of soft ones
+        (`lm.soft`), which are oracles or the JSON of some.
+    constraint_refinement_rounds: how often what a soft constraint blames is written anew (`decoding.refining`); None is
+        2, 0 only tells what is wrong.
     logprobs: so many alternatives per token; 0 is the log-probability of the token alone. frames: see `LM.stream`.
     All others: the fields of that name in `types.Sampling`, `types.Diffusion` and `types.Speculation`.
     """
@@ -69,7 +73,8 @@ class Options:
     ignore_eos: bool = False
     logprobs: int | None = None
     frames: bool = False
-    constraints: tuple[Spec, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    constraint_refinement_rounds: int | None = None
 
     temperature: float = 0.0
     top_k: int = 0
@@ -96,6 +101,14 @@ class Options:
     alternatives: int | None = None
     lookup: int | None = None
 
+    @property
+    def hard(self) -> tuple[Spec, ...]:
+        return tuple(filter(is_hard, self.constraints))
+
+    @property
+    def soft(self) -> tuple[Registered | Oracle, ...]:
+        return tuple(one for one in self.constraints if not isinstance(one, Spec))
+
 
 def options_of(given: Mapping[str, Any]) -> Options:
     """Options from keyword arguments: a single stop string, lists and a dict of biases are taken as well.
@@ -113,11 +126,17 @@ def options_of(given: Mapping[str, Any]) -> Options:
     stop = values.get("stop") or ()
     values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     values["stop_token_ids"] = tuple(values.get("stop_token_ids") or ())
-    values["constraints"] = tuple(map(spec_of, values.get("constraints") or ()))
+    values["constraints"] = tuple(map(constraint_of, values.get("constraints") or ()))
     bias = values.get("logit_bias") or ()
     pairs = bias.items() if isinstance(bias, Mapping) else bias
     values["logit_bias"] = tuple(sorted((int(token), float(value)) for token, value in pairs))
     return Options(**values)
+
+
+def causal(options: Options) -> Options:
+    """The options in mode "ar", without those that are fastdiffuser's own."""
+    own: dict[str, Any] = dict.fromkeys(("schedule", *_DIFFUSION))
+    return replace(options, mode="ar", **own)
 
 
 def default_mode(traits: Traits) -> str:

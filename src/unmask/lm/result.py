@@ -14,7 +14,8 @@ class Numbers:
 
     nfe: forwards after prefill, every one counted (drafts, verifies, denoises, commits); prefills: those before.
     tokens: emitted ones; prefill_tokens: those among them that a prefill forward gave (the first one of AR).
-    rounds: verify steps. revisions: placed tokens that were taken back. rows: query rows over all forwards.
+    rounds: verify steps. revisions: placed tokens that were taken back. refinement_rounds: times that oracles had some
+    written anew. rows: query rows over all forwards.
     seconds: from submission to the end; first_token_seconds: to the first emitted token.
     """
 
@@ -25,6 +26,7 @@ class Numbers:
     rounds: int
     revisions: int
     rows: int
+    refinement_rounds: int
     seconds: float
     first_token_seconds: float
 
@@ -68,7 +70,7 @@ class Generation:
     text: without special tokens and without the stop string. token_ids: with the token that ended it, cut after the
     token that completed a stop string. tokens: the same with step, log-probability, confidence, revisions.
     mode: as asked; strategy: what `auto` made of it. constraint: whether the text obeys what it had to, judged at
-    the end by code that had no part in making it.
+    the end by code that had no part in making it; violations of soft ones are in bytes of the text.
     """
 
     text: str
@@ -105,6 +107,7 @@ def numbers_of(state: State, tokens: int, seconds: float, first: float) -> Numbe
         rounds=stats.rounds,
         revisions=stats.revisions,
         rows=stats.rows,
+        refinement_rounds=state.trial.all_rounds,
         seconds=seconds,
         first_token_seconds=first,
     )

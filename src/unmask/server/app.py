@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
-import pydantic_core
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from unmask import __version__
 from unmask.lm import LM, Generation
 from unmask.server.asking import chat_prompt
+from unmask.server.body import read
 from unmask.server.call import Call
 from unmask.server.errors import ApiError, bad
 from unmask.server.gate import Gate
 from unmask.server.leaving import ClientGoneError, unless_client_leaves
 from unmask.server.logs import NOTES, ended
 from unmask.server.openapi import takes
-from unmask.server.schema import Body, ChatBody, CompletionBody, DetokenizeBody, Strict, TokenizeBody, parse
+from unmask.server.patches import add_patches
+from unmask.server.schema import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from unmask.server.service import Service
 from unmask.server.settings import Settings
 from unmask.server.sse import Chunks, EventStream
 
-B = TypeVar("B", bound=Strict)
-DRAINED = 32 << 20  # bytes of a too large body that are read and thrown away, so that the client sees the answer
-LARGE = 64 << 10  # bytes of a body that are parsed on another thread
+
+class Page(Protocol):
+    """A page with its Content-Security-Policy, as `unmask.view.page` makes them."""
+
+    @property
+    def html(self) -> str: ...
+    @property
+    def policy(self) -> str: ...
 
 
-def create_app(lm: LM, settings: Settings | None = None) -> FastAPI:
-    """An app that serves `lm`. While it runs, nothing else may use that LM: one thread owns its engine."""
+def create_app(lm: LM, settings: Settings | None = None, page: Page | None = None) -> FastAPI:
+    """An app that serves `lm`. While it runs, nothing else may use that LM: one thread owns its engine.
+
+    page: what a browser is shown at `/`; None: there is no such route.
+    """
     service = Service(lm, settings or Settings())
 
     @asynccontextmanager
@@ -49,8 +57,11 @@ def create_app(lm: LM, settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     add_generation(app, service)
+    add_patches(app, service)
     add_tokens(app, service)
     add_state(app, service)
+    if page is not None:
+        add_page(app, page)
     return app
 
 
@@ -139,6 +150,20 @@ def add_state(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def add_page(app: FastAPI, page: Page) -> None:
+    headers = {
+        "content-security-policy": page.policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+    }
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        """A page for people. It holds no secret and asks for no key; what it asks this server does."""
+        return HTMLResponse(page.html, headers=headers)
+
+
 async def answer(service: Service, request: Request, body: Body) -> Response:
     call, form = await service.open(body)
     notes: dict[str, Any] = request.scope[NOTES]
@@ -167,46 +192,6 @@ async def results(call: Call, choices: int) -> list[Generation]:
             if isinstance(event, Generation):
                 done[index] = event
     return [generation for generation in done if generation is not None]
-
-
-async def read(service: Service, request: Request, kind: type[B]) -> B:
-    """The request's body, checked."""
-    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if sent != "application/json":
-        # Also keeps web pages out: a browser asks before it sends JSON to another site.
-        raise ApiError(415, "send the body as content-type application/json", code="unsupported_media_type")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ApiError(415, "send the body without content-encoding", code="unsupported_media_type")
-    try:
-        async with asyncio.timeout(service.settings.body_seconds):
-            data = await limited(request, service.settings.body_bytes)
-    except TimeoutError:
-        raise ApiError(408, "the body took too long to arrive", code="body_timeout") from None
-
-    def work() -> B:
-        try:
-            body = pydantic_core.from_json(data, allow_inf_nan=False)
-        except ValueError as error:
-            raise bad(f"the body is not valid JSON: {error}", code="invalid_json") from None
-        return parse(kind, body)
-
-    return work() if len(data) <= LARGE else await asyncio.to_thread(work)
-
-
-async def limited(request: Request, limit: int) -> bytes:
-    """The body, or ApiError 413."""
-    parts, size = list[bytes](), 0
-    async for part in request.stream():
-        size += len(part)
-        if size <= limit:
-            parts.append(part)
-        elif size > limit + DRAINED:
-            break
-        else:
-            parts.clear()
-    if size > limit:
-        raise ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
-    return b"".join(parts)
 
 
 async def _api_error(_: Request, error: Exception) -> Response:

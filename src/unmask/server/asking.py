@@ -12,6 +12,7 @@ from unmask.lm import LM, Options, options_of
 from unmask.lm.options import applies, default_mode
 from unmask.server.errors import ApiError, bad
 from unmask.server.schema import Body, ChatBody, CompletionBody, Message
+from unmask.server.tools import Tool, told
 from unmask.text import Tokenizer, render_chat
 from unmask.types import Ids, Traits
 
@@ -20,7 +21,7 @@ RENAMED = {"generation_mode": "mode"}
 NOT_OPTIONS = {
     *("model", "n", "stream", "stream_options", "user", "safety_identifier", "return_token_details", "logprobs"),
     *("messages", "top_logprobs", "chat_template_kwargs", "add_generation_prompt", "prompt", "echo"),
-    *("suffix", "fim_mode"),
+    *("suffix", "fim_mode", "tools", "tool_choice", "parallel_tool_calls"),
 }
 
 
@@ -45,6 +46,8 @@ def options_for(body: Body, defaults: Mapping[str, Any], traits: Traits) -> Opti
         if name not in NOT_OPTIONS and (value := getattr(body, name)) is not None
     }
     given["logprobs"] = body.alternatives_wanted if isinstance(body, ChatBody | CompletionBody) else None
+    if isinstance(body, ChatBody) and body.calling and body.calling.forced:
+        given["constraints"] = [body.calling.constraint]
     if given.get("top_k") == -1:
         given["top_k"] = 0
     mode = given.get("mode") or defaults.get("mode") or default_mode(traits)
@@ -60,14 +63,29 @@ def options_for(body: Body, defaults: Mapping[str, Any], traits: Traits) -> Opti
 
 
 def chat_prompt(
-    lm: LM, messages: Sequence[Message], variables: Mapping[str, Any] | None, add_generation_prompt: bool | None
+    lm: LM,
+    messages: Sequence[Message],
+    variables: Mapping[str, Any] | None,
+    add_generation_prompt: bool | None,
+    tools: Sequence[Tool] = (),
 ) -> Prompt:
-    """Ids of a chat, through the model's template."""
-    plain = [{"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in messages]
+    """Ids of a chat, through the model's template. tools: put in words for a template that has no place for them."""
+    plain = [as_data(message) for message in messages]
+    knows = "tools" in lm.template.source
     text = render_chat(
-        lm.template, plain, add_generation_prompt=add_generation_prompt is not False, variables=variables
+        lm.template,
+        plain if knows else told(plain, tools),
+        add_generation_prompt=add_generation_prompt is not False,
+        tools=[tool.model_dump(exclude_none=True) for tool in tools] if knows and tools else None,
+        variables=variables,
     )
     return Prompt(lm.tokenizer.encode(text, special=True))
+
+
+def as_data(message: Message) -> dict[str, Any]:
+    role = "system" if message.role == "developer" else message.role
+    calls = [call.plain for call in message.tool_calls or ()] or None
+    return {"role": role, "content": message.text, "tool_calls": calls, "tool_call_id": message.tool_call_id}
 
 
 def prompts_of(lm: LM, body: Body, context: int) -> list[Prompt]:
@@ -75,7 +93,9 @@ def prompts_of(lm: LM, body: Body, context: int) -> list[Prompt]:
     refuse_endless(lm, body, context)
     try:
         if isinstance(body, ChatBody):
-            prompts = [chat_prompt(lm, body.messages, body.chat_template_kwargs, body.add_generation_prompt)]
+            tools = body.calling.tools if body.calling else ()
+            variables, header = body.chat_template_kwargs, body.add_generation_prompt
+            prompts = [chat_prompt(lm, body.messages, variables, header, tools)]
         else:
             assert isinstance(body, CompletionBody)
             prompts = [Prompt(lm.encode(p), p if isinstance(p, str) else None) for p in body.prompts]
@@ -97,7 +117,7 @@ def refuse_endless(lm: LM, body: Body, context: int) -> None:
 
 def texts_of(body: Body) -> list[str]:
     if isinstance(body, ChatBody):
-        return ["".join(message.text for message in body.messages)]
+        return [body.whole_text]
     return [p for p in body.prompts if isinstance(p, str)] if isinstance(body, CompletionBody) else []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from unmask.server.errors import ApiError
 
 ENVIRONMENT = "UNMASK_API_KEYS"
-OPEN_ROUTES = ("/health", "/health/live", "/health/ready", "/metrics", "/openapi.json")
+OPEN_ROUTES = ("/", "/health", "/health/live", "/health/ready", "/metrics", "/openapi.json")
 
 
 def read_keys(file: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -119,18 +119,14 @@ ALIASES: dict[str, Alias] = {
     "grammar": constraint("llama.cpp", "grammar", "text"),
 }
 
-NO_TOOLS = "tool calls are not supported yet"
+OLD_TOOLS = "use tools and tool_choice"
 TEXT_ONLY = "this server reads and writes text only"
 NOT_STORED = "this server stores nothing"
 FIXED = "it is a property of the loaded checkpoint, not of a request"
 
 REFUSED: dict[str, Refusal] = {
-    "tools": Refusal(NO_TOOLS, (None, [])),
-    "tool_choice": Refusal(NO_TOOLS, (None, "none", "auto")),
-    "parallel_tool_calls": Refusal(NO_TOOLS, (None, True, False)),
-    "functions": Refusal(NO_TOOLS, (None, [])),
-    "function_call": Refusal(NO_TOOLS, (None, "none", "auto")),
-    "constraint_refinement_rounds": Refusal("it is for soft constraints, which are not supported yet", (None, 0)),
+    "functions": Refusal(OLD_TOOLS, (None, [])),
+    "function_call": Refusal(OLD_TOOLS, (None, "none", "auto")),
     "best_of": Refusal("ask for n choices and choose among them", (None, 1)),
     "audio": Refusal(TEXT_ONLY),
     "modalities": Refusal(TEXT_ONLY, (None, ["text"])),

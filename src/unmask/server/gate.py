@@ -15,6 +15,7 @@ from unmask.server.errors import ApiError, broken
 from unmask.server.logs import FIELDS, NOTES
 
 if TYPE_CHECKING:
+    from unmask.server.door import Door
     from unmask.server.service import Service
 
 log = logging.getLogger("unmask.server")
@@ -23,7 +24,7 @@ CLIENT_GONE = 499  # nginx's number for a client that has left
 
 
 class Gate:
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service | Door) -> None:
         self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

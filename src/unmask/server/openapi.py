@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.server.errors import TYPES
-from unmask.server.schema import Strict
+from unmask.server.strict import Strict
 
 
 def takes(kind: type[Strict]) -> dict[str, Any]:

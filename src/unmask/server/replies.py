@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unmask.lm import Generation
+from unmask.lm.watching import frame_data, token_data
 from unmask.server.asking import Prompt
+from unmask.server.tools import Calling
 from unmask.text import TextStream, Tokenizer
 from unmask.types import Frame, Token
 
-FRAME_VERSION = 1
 LEAST_LOGPROB = -9999.0  # JSON has no infinity; OpenAI's own stand-in for it
 
 
@@ -22,6 +23,7 @@ class Form:
     """How the reply to one HTTP request looks.
 
     n: choices of each prompt. seed: of its first choice. echo, logprobs, details, with_usage: what was asked for.
+    calling: functions that a text may call.
     """
 
     kind: Literal["chat", "text"]
@@ -35,6 +37,7 @@ class Form:
     logprobs: bool
     details: bool
     with_usage: bool
+    calling: Calling | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -63,12 +66,19 @@ class Form:
 
     def choice(self, index: int, generation: Generation) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index}
-        if self.kind == "chat":
+        call = self.call_in(generation)
+        if call:
+            choice["message"] = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
+        elif self.kind == "chat":
             choice["message"] = {"role": "assistant", "content": generation.text, "refusal": None}
         else:
             choice["text"] = self.echoed(index) + generation.text
         extras = Tail(self).extras(generation.tokens) | judged(generation)
-        return choice | extras | {"finish_reason": generation.finish_reason}
+        return choice | extras | {"finish_reason": "tool_calls" if call else generation.finish_reason}
+
+    def call_in(self, generation: Generation) -> dict[str, Any] | None:
+        """The call that a text is; None where it is text."""
+        return self.calling.call_in(generation.text) if self.calling else None
 
     def echoed(self, index: int) -> str:
         """What the text of a choice begins with: its prompt, if that was asked for."""
@@ -100,6 +110,7 @@ class Form:
                 ),
                 "rounds": rounds,
                 "revisions": sum(s.revisions for s in stats),
+                "refinement_rounds": sum(s.refinement_rounds for s in stats),
                 "seed": self.seed,
             },
             "nfe": forwards,
@@ -109,7 +120,7 @@ class Form:
 def judged(generation: Generation) -> dict[str, Any]:
     """What the last check of a constrained text says."""
     verdict = generation.constraint
-    return {} if verdict is None else {"constraint": {"status": verdict.status, "detail": verdict.detail}}
+    return {} if verdict is None else {"constraint": verdict.plain()}
 
 
 class Tail:
@@ -125,7 +136,7 @@ class Tail:
         if self.form.logprobs:
             found["logprobs"] = self.chat_logprobs(tokens) if self.form.kind == "chat" else self.text_logprobs(tokens)
         if self.form.details:
-            found["token_details"] = [self.detail(token) for token in tokens]
+            found["token_details"] = [token_data(token, self.form.tokenizer.token_text) for token in tokens]
         return found
 
     def chat_logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
@@ -162,15 +173,6 @@ class Tail:
             "text_offset": offsets,
         }
 
-    def detail(self, token: Token) -> dict[str, Any]:
-        return {
-            "id": token.id,
-            "token": self.form.tokenizer.token_text(token.id),
-            "step": token.step,
-            "confidence": token.confidence,
-            "revisions": token.revisions,
-        }
-
 
 def plain_name(tokenizer: Tokenizer, id: int) -> str:
     """A token's text; of part of a character its bytes, as OpenAI's completions spell them: no two are alike."""
@@ -187,22 +189,5 @@ def finite(logprob: float | None) -> float:
 
 def frame_object(frame: Frame, index: int, form: Form, dropped: int) -> dict[str, Any]:
     """The payload of an `unmask.frame` event; its form is documented in docs/server.md and has a version."""
-    return {
-        "version": FRAME_VERSION,
-        "index": index,
-        "step": frame.step,
-        "prompt_tokens": len(form.prompt(index).ids),
-        "dropped": dropped,
-        "slots": [
-            {
-                "position": frame.start + number,
-                "id": slot.token,
-                "token": form.tokenizer.token_text(slot.token),
-                "state": slot.state.value,
-                "confidence": slot.confidence,
-                "step": slot.step,
-                "revisions": slot.revisions,
-            }
-            for number, slot in enumerate(frame.slots)
-        ],
-    }
+    prompt_tokens = len(form.prompt(index).ids)
+    return frame_data(frame, form.tokenizer.token_text, prompt_tokens=prompt_tokens, index=index, dropped=dropped)

@@ -49,6 +49,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, ready: Callable[[], None] = lambda: None) -> None:
         """ready: called once requests are let in."""
         self.ready = ready
+        self.failed: str | None = None  # why it ended, where that was no wish of anybody's
         self.loop: asyncio.AbstractEventLoop | None = None
         self.service = app.state.service
         config = uvicorn.Config(
@@ -62,6 +63,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
+        self.service.on_loss(self.fail)
         await super().startup(sockets)
         self.ready()
 
@@ -74,6 +76,12 @@ class Server(uvicorn.Server):
             os._exit(INTERRUPTED)  # the engine's thread may be in a long forward, which nothing else can end
         log.info(f"{name}: no new requests; {len(self.service.calls)} may finish (once more stops at once)")
         self.stop()
+
+    def fail(self, why: str) -> None:
+        """End because the model cannot go on, from any thread: what runs is answered with an error, at once."""
+        self.failed, self.should_exit = why, True
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.service.break_off)
 
     def stop(self) -> None:
         """Begin to end, from any thread."""

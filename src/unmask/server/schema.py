@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from unmask.server.errors import ApiError, bad
 from unmask.server.fields import canonical
+from unmask.server.strict import Strict
+from unmask.server.tools import Called, Calling, ToolChoice, Tools, calling
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -18,10 +20,6 @@ Stop = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Name = Annotated[str, StringConstraints(max_length=256)]
 MODES = Literal["ar", "fastdiffuser", "self-speculation", "auto"]
 VARIANTS = Literal["linearspec", "quadspec", "adaptivespec"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class StreamOptions(Strict):
@@ -102,7 +100,10 @@ class Body(Strict):
     )
 
     constraints: Annotated[list[dict[str, Any]], Field(max_length=16)] | None = Field(
-        None, description="What the text must obey, by construction: one of the types below."
+        None, description="What the text must obey: one hard constraint, any number of soft ones; see below."
+    )
+    constraint_refinement_rounds: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None, description="How often what a soft constraint blames is written anew; 2. 0 only tells."
     )
 
     frames: bool | None = Field(None, description="With stream: an `unmask.frame` event after every step.")
@@ -129,13 +130,23 @@ class Text(Strict):
 
 
 class Message(Strict):
-    role: Literal["system", "developer", "user", "assistant"] = Field(description="developer is read as system.")
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
+        description="developer is read as system."
+    )
     content: str | list[Text] | None = Field(None, description="Text, or text parts, which are joined by line ends.")
+    tool_calls: Annotated[list[Called], Field(max_length=128)] | None = Field(
+        None, description="Of an assistant's message: the calls that it made."
+    )
+    tool_call_id: Name | None = Field(None, description="Of a tool's message: the call that it answers.")
 
     @model_validator(mode="after")
     def _spoken(self) -> Message:
         if self.content is None and self.role != "assistant":
             raise ValueError("content must be text")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls belong to an assistant's message")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("a message of role 'tool' has a tool_call_id, and no other has one")
         return self
 
     @property
@@ -152,12 +163,28 @@ class ChatBody(Body):
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Variables for the chat template.")
     add_generation_prompt: bool | None = Field(None, description="End with the assistant's header; true if left out.")
     safety_identifier: Name | None = Field(None, description="As `user`.")
+    tools: Tools | None = Field(None, description="Functions that the model may call.")
+    tool_choice: ToolChoice | None = Field(None, description="none, auto, required, or one function by name.")
+    parallel_tool_calls: bool | None = Field(None, description="Either way one call at a time is made.")
 
     @model_validator(mode="after")
     def _chat(self) -> ChatBody:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs")
+        if self.calling and self.constraints:
+            raise ValueError("constraints cannot be given beside tools, unless tool_choice is 'none'")
         return self
+
+    @property
+    def calling(self) -> Calling | None:
+        return calling(self.tools, self.tool_choice)
+
+    @property
+    def whole_text(self) -> str:
+        """All that a prompt is made of."""
+        calls = [call.function.arguments for message in self.messages for call in message.tool_calls or ()]
+        tools = [tool.model_dump_json() for tool in self.tools or ()]
+        return "".join([*(message.text for message in self.messages), *calls, *tools])
 
     @property
     def alternatives_wanted(self) -> int | None:

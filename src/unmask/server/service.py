@@ -16,9 +16,11 @@ from unmask import __version__
 from unmask.constraints import FIELDS, ConstraintError
 from unmask.lm import LM, MODES, SPEC_VARIANTS, Event, Generation, Options, Piece
 from unmask.lm.options import default_mode
+from unmask.lm.soft import FIELDS as SOFT_FIELDS
+from unmask.lm.watching import FRAME_VERSION
 from unmask.server.asking import Prompt, options_for, prompts_of, with_room
 from unmask.server.call import Call
-from unmask.server.errors import ApiError, bad
+from unmask.server.errors import ApiError, bad, broken
 from unmask.server.gaps import prepare_gap, seen
 from unmask.server.metrics import Metrics
 from unmask.server.replies import Form
@@ -36,6 +38,7 @@ class Service:
         self.defaults = {**DEFAULTS, **settings.defaults}
         self.context = min(lm.config.max_position, settings.max_context or lm.config.max_position)
         self.created = int(time.time())
+        lm.oracles.update(settings.oracles)
         self.worker = Worker(lm)
         self.readers = ThreadPoolExecutor(2, "unmask-text")
         self.calls = set[Call]()
@@ -70,9 +73,21 @@ class Service:
 
         asyncio.get_running_loop().call_later(self.settings.shutdown_seconds, end)
 
+    def on_loss(self, callback: Callable[[str], None]) -> None:
+        """Have something called, on another thread, should the model be unable to go on."""
+        if self.lm.crew is not None:
+            self.lm.crew.on_loss = callback
+
+    def break_off(self) -> None:
+        """Let nobody in any more, and end what runs with an error."""
+        self.draining = True
+        for call in list(self.calls):
+            call.fail(broken())
+
     @property
     def ready(self) -> bool:
-        return self.worker.alive and not self.draining
+        lost = self.lm.crew is not None and self.lm.crew.lost is not None
+        return self.worker.alive and not self.draining and not lost
 
     # Who may come in.
 
@@ -118,7 +133,7 @@ class Service:
             options = self.options(body)
             prompts = await self.aside(size_of(body), lambda: prompts_of(self.lm, body, self.context))
             # Compiling a constraint may take a while.
-            size = 1 + SMALL if body.constraints else 0
+            size = 1 + SMALL if options.constraints else 0
             jobs = await self.aside(size, lambda: self.jobs(call, body, prompts, options, n))
         except BaseException:
             self.held -= choices
@@ -142,6 +157,7 @@ class Service:
             logprobs=options.logprobs is not None,
             details=bool(body.return_token_details),
             with_usage=bool(body.stream_options and body.stream_options.include_usage),
+            calling=body.calling if isinstance(body, ChatBody) else None,
         )
 
     def options(self, body: Body) -> Options:
@@ -169,7 +185,7 @@ class Service:
                     else:
                         request, follow = prepare_gap(self.lm, body, prompt, gap, seeded, self.context)
                 except ValueError as error:
-                    raise said(error) from None
+                    raise said(error, "constraints" if body.constraints else "tools") from None
                 jobs.append(Job(request, follow, call, index=len(jobs)))
         return jobs
 
@@ -179,7 +195,7 @@ class Service:
     def fingerprint(self) -> str:
         """The same for the same weights, code and arithmetic."""
         lm = self.lm
-        parts = (__version__, lm.name, lm.config, lm.traits, lm.engine.config.exactness, self.dtype)
+        parts = (__version__, lm.name, lm.config, lm.traits, lm.engine.config.exactness, self.dtype, lm.tp)
         return "fp_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     @property
@@ -205,10 +221,13 @@ class Service:
                 "context": self.context,
                 "adapters": list(lm.engine.limits.adapters),
                 "constraints": list(FIELDS),
+                "soft_constraints": list(SOFT_FIELDS),
+                "oracles": list(lm.oracles),
+                "patch_checks": list(self.settings.patch_checks),
                 "infill": list(lm.filler.layouts),
                 "dtype": self.dtype,
                 "exactness": lm.engine.config.exactness,
-                "frame_version": 1,
+                "frame_version": FRAME_VERSION,
             },
         }
 
@@ -219,6 +238,7 @@ class Service:
             "unmask_waiting": ("Requests in the engine's queue", lambda: len(engine.scheduler.waiting)),
             "unmask_held": ("Choices from admission to end", lambda: self.held),
             "unmask_queue_limit": ("Most requests that may wait", lambda: self.settings.max_queue),
+            "unmask_parked": ("Requests that wait for an oracle", lambda: len(engine.scheduler.parked)),
             "unmask_pages_in_use": ("Key/value pages owned by requests", lambda: engine.pages.in_use),
             "unmask_pages": ("Key/value pages there are", lambda: engine.pages.count),
             "unmask_preemptions": ("Requests that lost their pages for a while", lambda: engine.scheduler.preemptions),
@@ -279,16 +299,17 @@ class Watch:
 
 def size_of(body: Body) -> int:
     if isinstance(body, ChatBody):
-        return sum(len(message.text) for message in body.messages)
+        return len(body.whole_text)
     assert isinstance(body, CompletionBody)
     return sum(map(len, body.prompts)) + len(body.suffix or "")
 
 
-def said(error: ValueError) -> ApiError:
-    """A ValueError of the rooms below, whose text is meant for users and begins with the name of the option."""
+def said(error: ValueError, constraint: str = "constraints") -> ApiError:
+    """A ValueError of the rooms below, whose text is meant for users and begins with the name of the option.
+    constraint: the field that a constraint came from."""
     message = str(error)
     if isinstance(error, ConstraintError):
-        return bad(message, "constraints", "invalid_constraint")
+        return bad(message, constraint, "invalid_constraint")
     name = message.split(maxsplit=1)[0] if message else ""
     known = {*ChatBody.model_fields, *CompletionBody.model_fields}
     name = {"mode": "generation_mode"}.get(name, name)

@@ -41,6 +41,8 @@ class Chunks:
         # Most chunks are a piece of text and nothing else: only that text is then serialised.
         fixed = json.dumps(self.head, separators=(",", ":"))[:-1]
         self.plain = not form.logprobs and not form.details
+        # Pieces of texts that may turn out to be a call; None for a text that is none.
+        self.held: list[list[Piece] | None] = [[] if form.calling else None for _ in range(form.choices)]
         key = '"delta":{"content":' if form.kind == "chat" else '"text":'
         self.before = f'data: {fixed},"choices":[{{"index":%d,{key}'
         close = "}" if form.kind == "chat" else ""
@@ -61,12 +63,32 @@ class Chunks:
 
     def one(self, index: int, event: Piece | Frame | Generation, dropped: int) -> bytes:
         if isinstance(event, Piece):
-            return self.piece(index, event)
+            return self.piece(index, event) if self.held[index] is None else self.hold(index, event)
         if isinstance(event, Frame):
             return self.frame(index, event, dropped)
         self.done[index] = event
+        if (held := self.held[index]) is not None:
+            return self.end_of_held(index, held, event)
+        return self.end(index, event)
+
+    def hold(self, index: int, piece: Piece) -> bytes:
+        held, calling = [*(self.held[index] or ()), piece], self.form.calling
+        maybe = calling is not None and calling.may_be("".join(one.text for one in held))
+        self.held[index] = held if maybe else None
+        return b"" if maybe else b"".join(self.piece(index, one) for one in held)
+
+    def end_of_held(self, index: int, held: Sequence[Piece], generation: Generation) -> bytes:
+        """A call, whole in one delta, or the text after all."""
+        call = self.form.call_in(generation)
+        if call is None:
+            return b"".join(self.piece(index, one) for one in held) + self.end(index, generation)
+        extras = self.tails[index].extras([token for piece in held for token in piece.tokens])
+        delta = {"delta": {"tool_calls": [{"index": 0, **call}]}}
+        return self.chunk(index, delta | extras) + self.end(index, generation, "tool_calls")
+
+    def end(self, index: int, event: Generation, finish: str | None = None) -> bytes:
         empty: dict[str, Any] = {"delta": {}} if self.form.kind == "chat" else {"text": ""}
-        return self.chunk(index, empty | judged(event), event.finish_reason)
+        return self.chunk(index, empty | judged(event), finish or event.finish_reason)
 
     def piece(self, index: int, piece: Piece) -> bytes:
         if self.plain:
