@@ -144,7 +144,7 @@ SCRIPT: st.SearchStrategy[Script] = st.lists(
 @given(
     st.lists(requests(), min_size=2, max_size=5),
     SCRIPT,
-    st.sampled_from([(36, 512), (36, 24), (200, 512)]),
+    st.sampled_from([(53, 512), (53, 24), (200, 512)]),
     st.integers(2, 12),
     st.booleans(),
     st.integers(1, 5),
