@@ -72,8 +72,8 @@ def predictions(
     Per mode and block: the rows of its forwards, the seconds of one forward (fastdiffuser) or of one round (the rest),
     and how many tokens that has to bring to be as quick as AR. tokens_per_second: for AR; for fastdiffuser where `tpf`
     (tokens per forward) is given; for self-speculation where `acceptance` (tokens per round) is. The first forward of a
-    block of fastdiffuser commits the block before it, too: twice the rows. linearspec drafts and verifies in a forward
-    each, quadspec in one of B (B + 1) rows. Picking, tokenizing and scheduling cost nothing here.
+    block of fastdiffuser commits the block before it, too: twice the rows. linearspec drafts in a forward
+    of B + 1 rows, AR's own among them, and verifies in one of B - 1; quadspec does both in one of B (B + 1). Picking, tokenizing and scheduling cost nothing here.
     """
 
     def seconds(rows: int) -> float:
@@ -87,7 +87,7 @@ def predictions(
             line("fastdiffuser", block, [2 * block, block], each, seconds(1), block / steps if steps else None)
         )
         tokens = min(acceptance, float(block)) if acceptance else None
-        for mode, rows in (("linearspec", [block, block]), ("quadspec", [block * (block + 1)])):
+        for mode, rows in (("linearspec", [block + 1, max(block - 1, 1)]), ("quadspec", [block * (block + 1)])):
             found.append(line(mode, block, rows, sum(map(seconds, rows)), seconds(1), tokens))
     return found
 
