@@ -72,8 +72,9 @@ def predictions(
     Per mode and block: the rows of its forwards, the seconds of one forward (fastdiffuser) or of one round (the rest),
     and how many tokens that has to bring to be as quick as AR. tokens_per_second: for AR; for fastdiffuser where `tpf`
     (tokens per forward) is given; for self-speculation where `acceptance` (tokens per round) is. The first forward of a
-    block of fastdiffuser commits the block before it, too: twice the rows. linearspec drafts in a forward
-    of B + 1 rows, AR's own among them, and verifies in one of B - 1; quadspec does both in one of B (B + 1). Picking, tokenizing and scheduling cost nothing here.
+    block of fastdiffuser commits the block before it, too: twice the rows. linearspec drafts in a forward of B + 1
+    rows, AR's own among them, and verifies in one of B - 1; quadspec does both in one of B (B + 1). Picking, tokenizing
+    and scheduling cost nothing here.
     """
 
     def seconds(rows: int) -> float:
