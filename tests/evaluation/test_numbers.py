@@ -109,12 +109,14 @@ def test_rows_of_suites_that_count_no_prefill_are_compared_too() -> None:
 
 
 def test_counts_up_to_a_token() -> None:
-    """linearspec: prefill at step 1, then rounds of a draft and a verify that emit at the even steps."""
+    """Prefill at step 1, then rounds that emit once; rounds of linearspec emit in both of their forwards."""
     steps = [1, 3, 3, 3, 5, 7, 7]
     whole = {"step": steps, "tokens": 7, "prefill_tokens": 1, "nfe": 6, "rounds": 3}
     assert until(whole, 7) == {"tokens": 7, "prefill_tokens": 1, "nfe": 6, "rounds": 3}
     assert until(whole, 5) == {"tokens": 5, "prefill_tokens": 1, "nfe": 4, "rounds": 2}
     assert until(whole, 3) == {"tokens": 3, "prefill_tokens": 1, "nfe": 2, "rounds": 1}
+    linear = {"step": [1, 2, 3, 3, 4, 5, 5], "tokens": 7, "prefill_tokens": 1, "nfe": 4, "rounds": 2}
+    assert [until(linear, tokens)["rounds"] for tokens in (2, 4, 5, 7)] == [1, 1, 2, 2]
     fused = {"step": [3, 3, 4, 5], "tokens": 4, "prefill_tokens": 0, "nfe": 3, "rounds": 3}
     assert until(fused, 3) == {"tokens": 3, "prefill_tokens": 0, "nfe": 2, "rounds": 2}
 

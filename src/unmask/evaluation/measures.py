@@ -94,12 +94,17 @@ def generated(lm: LM, ids: Ids, **options: Any) -> tuple[Generation, Row]:
 
 
 def until(row: Row, tokens: int) -> Row:
-    """The counts of a row had it ended after so many of its tokens (at least one of them not of the prefill)."""
+    """The counts of a row had it ended after so many of its tokens (at least one of them not of the prefill).
+
+    A round of linearspec emits in two forwards, of the others in one: as many rounds as those of the whole row's
+    forwards that emitted by then, and one that was begun counts.
+    """
     steps, prefill = row["step"], row["prefill_tokens"]
+    emitting, by_then = len(set(steps[prefill:])), len(set(steps[prefill:tokens]))
     before = steps[-1] - row["nfe"]  # the step of the last forward that is not counted
     return {
         "tokens": tokens,
         "prefill_tokens": prefill,
         "nfe": steps[tokens - 1] - before,
-        "rounds": len(set(steps[prefill:tokens])) if row["rounds"] else 0,
+        "rounds": -(-by_then * row["rounds"] // emitting),
     }
