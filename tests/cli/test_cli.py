@@ -166,10 +166,15 @@ def test_broken_files_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "is not a complete safetensors file" in capsys.readouterr().err
 
 
+def heeding_sigint() -> None:
+    """Where the tests are a shell's background job, they and their children ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_and_a_closed_pipe(tiny_folder: Path) -> None:
     command = [sys.executable, "-m", "unmask", "generate", "the", "--model", str(tiny_folder), "--ignore-eos"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, "preexec_fn": heeding_sigint}
     with subprocess.Popen([*command, "-n", "200"], **pipes) as one:  # type: ignore[call-overload]
         assert one.stdout.read(1)
         one.stdout.close()

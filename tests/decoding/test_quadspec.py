@@ -197,7 +197,7 @@ def test_it_learns_from_every_slot_up_to_the_first_rejection() -> None:
     assert learned(state, picks(6, 7, 8)) == {sure: (2, 2), first: (1, 1), second: (1, 1)}
     assert learned(state, picks(6, 8, 8))[second] == (0, 1)
     assert learned(state, picks(8, 7, 8)) == {sure: (0, 1), first: (0, 1)}
-    faded = adaptivespec.learn(replace(state, memory=((1.0, 2.0),) * 16), 0, picks(8))
+    faded = adaptivespec.learn(replace(state, memory=((1.0, 2.0),) * 16, draft=()), 0, picks(8))
     assert faded == ((adaptivespec.FADE, 2 * adaptivespec.FADE),) * 16
     looked_up = adaptive(
         *(draft._replace(matched=3 + i) for i, draft in enumerate(drafted(6, 7, prob=0.9))), costs=FREE
@@ -207,6 +207,17 @@ def test_it_learns_from_every_slot_up_to_the_first_rejection() -> None:
     far = replace(state, draft=(state.draft[0]._replace(matched=99),))
     assert learned(far, picks(8)) == {CONFIDENCE_BINS + len(LOOKUP_PRIOR) - 1: (0, 1)}
     assert [bin_of(p) for p in (0.0, 0.124, 0.125, 1.0)] == [0, 0, 1, CONFIDENCE_BINS - 1]
+
+
+def test_what_was_not_verified_counts_with_its_trust() -> None:
+    """Else drafts would be thought as good as the few tokens of them that were sure enough to be looked at."""
+    state = adaptive(*drafted(6, 7, prob=0.9), costs=FREE)
+    counts = adaptivespec.learn(state, 0, picks(8))[SLOTS : SLOTS + 2]
+    assert counts == (pytest.approx((0.9, 1.0)), pytest.approx((0.81, 0.9)))
+    accepted = adaptivespec.learn(state, 1, picks(6, 8))
+    assert accepted[SLOTS] == (1, 1)
+    assert accepted[SLOTS + 1] == pytest.approx((0.9, 1.0))
+    assert adaptivespec.learn(state, 1, picks(8, 8))[SLOTS + 1] == (0, 0)  # nothing is known behind a rejection
 
 
 def test_estimates_start_at_the_prior_and_follow_the_counts() -> None:

@@ -13,7 +13,7 @@ import pytest
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # its event loop has to be gone before other tests run theirs
 def chromium() -> Iterator[Any]:
     """A browser, driven by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `dev`)")

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from unmask.decoding.common import prefill, settle, speculation
 from unmask.decoding.lookup import LOOKUP_LENGTH, continuation
@@ -81,8 +81,12 @@ def kind_of(draft: Draft) -> int:
 
 
 def learn(state: State, verify: int, rows: Rows) -> tuple[tuple[float, float], ...]:
-    """Counts after a step: each slot up to the first rejection is one trial, in the place of its kind and, if a model
-    drafted it, at its index."""
+    """Counts after a step. Each verified token up to the first rejection is one trial, in the place of its kind and, if
+    a model drafted it, at its index.
+
+    What was not verified counts at its index with what it is trusted with, as often as all before it are expected to
+    stand: what gets verified is chosen for being sure, and alone would say too much of drafts.
+    """
     memory = [(won * FADE, tried * FADE) for won, tried in state.memory]
     drafted = state.draft[:verify]
     accepted = accepted_run(drafted, rows)
@@ -90,6 +94,10 @@ def learn(state: State, verify: int, rows: Rows) -> tuple[tuple[float, float], .
         for place in (kind_of(draft),) if draft.matched else (kind_of(draft), SLOTS + i):
             won, tried = memory[place]
             memory[place] = (won + (i < accepted), tried + 1.0)
+    rest = [draft for draft in state.draft[verify:] if not draft.matched] if accepted == len(drafted) else []
+    for i, (before, after) in enumerate(pairwise(reach(trusts(state, rest))), SLOTS + verify):
+        won, tried = memory[i]
+        memory[i] = (won + after, tried + before)
     return tuple(memory)
 
 
@@ -182,14 +190,15 @@ def layout(state: State) -> Layout:
 
 
 def expected_gains(settings: Speculation, profile: Sequence[float], room: int) -> list[tuple[int, float]]:
-    """(masks of a group, extra tokens its draft brings next step less the price of verifying it)."""
+    """(masks of a group, extra tokens its draft brings next step less the price of verifying as many as pay)."""
     reached = reach(profile)
     most = min(settings.draft_block_size, room)
     choices = [masks for masks in MASK_CHOICES if masks <= most] or [0]
     one = price(settings.costs, 1)
-    return [
-        (masks, sum(reached[1:masks]) - (price(settings.costs, masks) - one) if masks else 0.0) for masks in choices
+    worth = [
+        tokens - price(settings.costs, 1 + i) + one for i, tokens in enumerate(accumulate(reached[1:], initial=0.0))
     ]
+    return [(masks, max(worth[:masks], default=0.0)) for masks in choices]
 
 
 def with_alternatives(
