@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +103,35 @@ def training_speed() -> str:
         speed = f"{row['speed']:.0f} ({row['low']:.0f} to {row['high']:.0f})"
         ratios = [f"{row[key]:.2f}" for key in ("against_ar", "against_doubled")]
         lines.append(table_row([row["peer"], speed, *ratios, f"{row['peak_mb']:.0f}"]))
+    return "\n".join(lines)
+
+
+def serve_load() -> str:
+    found = json.loads((RESULTS / "serve_load.json").read_text(encoding="utf-8"))
+    machine, rounds = found["machine"], len(found["ar"]["ratios"])
+    heads = ["", "engine alone, tokens/s", "over HTTP, tokens/s", "ratio", "first token, s", "between events, s"]
+    lines = [
+        f"{found['what']}, {found['dtype']}; {machine['cores']} cores, {machine['threads']} thread each,"
+        f" torch {found['versions']['torch']}. Medians of {rounds} rounds in turns.",
+        "",
+        table_row(heads),
+        "|" + "---|" * len(heads),
+    ]
+    for name in ("ar", "all modes"):
+        row = found[name]
+        rates = [f"{median(row[key]):.1f}" for key in ("engine_tokens_per_second", "http_tokens_per_second")]
+        times = [row[key] for key in ("first_token_seconds", "between_events_seconds")]
+        ratios = f"{row['ratio']:.3f} ({min(row['ratios']):.3f} to {max(row['ratios']):.3f})"
+        lines.append(table_row([name, *rates, ratios, *(f"{t['p50']:.2f}, 95 %: {t['p95']:.2f}" for t in times)]))
+    if soak := found.get("soak"):
+        memory = [soak[f"memory_{quarter}_quarter_mb"] for quarter in ("second", "last")]
+        lines += [
+            "",
+            f"Soak: {soak['clients']} clients for {soak['seconds']:.0f} s, all modes: {soak['streams']} streams,"
+            f" {soak['left']} left by their clients, {soak['slow']} read slowly, {soak['errors']} errors. Memory in the"
+            f" second quarter of the time {memory[0]:.0f} MB, in the last {memory[1]:.0f} MB; pages in use afterwards:"
+            f" {soak['health_after']['pages_in_use']}.",
+        ]
     return "\n".join(lines)
 
 
@@ -308,7 +338,7 @@ def revision() -> str:
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": demo, "against_transformers": against_transformers, "times": times},
     "docs/training.md": {"small_conversion": small_conversion, "training_speed": training_speed},
-    "docs/performance.md": {"headline": headline},
+    "docs/performance.md": {"headline": headline, "serve_load": serve_load},
     "docs/evaluation.md": {
         "starter": starter,
         "humaneval": humaneval,
