@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from itertools import count as count_from
 from itertools import islice
@@ -24,24 +25,19 @@ from typing import Any
 from unmask.training.machine import prepare_memory
 
 prepare_memory()  # before torch makes its first tensor
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from tokenizers import Tokenizer as Core  # noqa: E402
-from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: E402
-
+from runs.small_model import END, MASK, make_model, make_tokenizer  # noqa: E402
 from unmask.evaluation import chains, revision  # noqa: E402
 from unmask.evaluation.decay.spec_tasks import worded  # noqa: E402
 from unmask.evaluation.decay.specs import RULES, draw, render  # noqa: E402
 from unmask.evaluation.decay.tasks import PADDING  # noqa: E402
 from unmask.model import store  # noqa: E402
-from unmask.model.decoder import Decoder  # noqa: E402
-from unmask.model.families import config_from_hf  # noqa: E402
 from unmask.training.convert import Conversion, convert  # noqa: E402
 from unmask.training.packing import Data  # noqa: E402
 from unmask.training.settings import Blocks, Loss, Noise, Optimiser, TrainConfig  # noqa: E402
 
-VOCABULARY, END, MASK = 1024, 0, 1
+VOCABULARY = 1024
 SETTINGS: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": VOCABULARY,
@@ -91,36 +87,6 @@ def write_corpus(folder: Path, task: str, count: int) -> Path:
     return path
 
 
-def make_tokenizer(folder: Path, train: Path) -> None:
-    core = Core(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|end|>", "<|mask|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    with train.open(encoding="utf-8") as lines:
-        rows = map(json.loads, lines)
-        core.train_from_iterator((row["prompt"] + row["completion"] for row in rows), trainer)
-    core.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}), encoding="utf-8")
-
-
-def make_model(folder: Path) -> None:
-    torch.manual_seed(0)
-    decoder = Decoder(config_from_hf(SETTINGS)[0])
-    for parameter in decoder.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.02)
-    tensors = {name: value for name, value in decoder.state_dict().items() if name != "lm_head.weight"}
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
-
-
 def ar_settings(minutes: float) -> TrainConfig:
     """AR alone: a diffusion weight of 0."""
     optimiser = Optimiser(lr=2e-3, weight_decay=0.1, warmup=0.02, decay=0.3, final=0.05)
@@ -153,8 +119,10 @@ def make(folder: Path, task: str, count: int, minutes: float, steps: int) -> Pat
     train, first = write_corpus(folder, task, count), folder / "random"
     if not (first / "config.json").exists():  # written last
         first.mkdir(exist_ok=True)
-        make_tokenizer(first, train)
-        make_model(first)
+        with train.open(encoding="utf-8") as lines:
+            rows = map(json.loads, lines)
+            make_tokenizer(first, (row["prompt"] + row["completion"] for row in rows), VOCABULARY)
+        make_model(first, SETTINGS)
     # Blocks of an answer are filled with end tokens: a short last block is what denoising has to end in.
     plain, filled = Data((str(train),)), Data((str(train),), fill=BLOCK)
     ar, out = folder / "ar", folder / "tri-mode"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import sysconfig
 import time
 from dataclasses import replace
@@ -18,12 +19,11 @@ from typing import Any
 from unmask.training.machine import prepare_memory
 
 prepare_memory()  # before torch makes its first tensor
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from tokenizers import Tokenizer as Core  # noqa: E402
-from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: E402
 
+from runs.small_model import END, MASK, make_model, make_tokenizer  # noqa: E402
 from unmask.model import store  # noqa: E402
 from unmask.model.checkpoint import load_into, open_checkpoint  # noqa: E402
 from unmask.model.decoder import Decoder  # noqa: E402
@@ -35,7 +35,7 @@ from unmask.training.packing import Data, held_out  # noqa: E402
 from unmask.training.settings import Blocks, Loss, Noise, Optimiser, TrainConfig  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-VOCABULARY, END, MASK = 2048, 0, 1
+VOCABULARY = 2048
 SETTINGS = {
     "model_type": "llama",
     "vocab_size": VOCABULARY,
@@ -67,36 +67,6 @@ def standard_library(folder: Path) -> tuple[Path, Path]:
                     if text := path.read_text(encoding="utf-8", errors="ignore").strip():
                         out.write(json.dumps({"text": text}) + "\n")
     return train, held
-
-
-def make_tokenizer(folder: Path, train: Path) -> None:
-    core = Core(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|end|>", "<|mask|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    with train.open(encoding="utf-8") as lines:
-        core.train_from_iterator((json.loads(line)["text"] for line in lines), trainer)
-    core.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}), encoding="utf-8")
-
-
-def make_model(folder: Path) -> None:
-    config = config_from_hf(SETTINGS)[0]
-    torch.manual_seed(0)
-    decoder = Decoder(config)
-    for parameter in decoder.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.02)
-    tensors = {name: value for name, value in decoder.state_dict().items() if name != "lm_head.weight"}
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
 
 
 def ar_settings(minutes: float) -> TrainConfig:
@@ -166,8 +136,9 @@ def main() -> None:
     first = given.folder / "random"
     if not first.exists():
         first.mkdir()
-        make_tokenizer(first, train)
-        make_model(first)
+        with train.open(encoding="utf-8") as lines:
+            make_tokenizer(first, (json.loads(line)["text"] for line in lines), VOCABULARY)
+        make_model(first, SETTINGS)
     data = Data((str(train),))
     rows = dict[str, Any]()
     ar = given.folder / "ar"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runs import decay_model
+from runs import decay_model, small_model
 from unmask import LM
 from unmask.evaluation.chains import KINDS, draw
 from unmask.evaluation.decay.spec_tasks import SpecTask
@@ -40,7 +40,7 @@ def test_a_few_steps_make_a_model_that_the_suite_takes(tmp_path: Path, monkeypat
     out = decay_model.make(tmp_path, "decay", 40, 0.02, 2)
     assert decay_model.make(tmp_path, "decay", 40, 0.02, 2) == out, "what is there is not made again"
     lm = LM.load(out, dtype="float32", max_tokens_cached=2048)
-    assert (lm.traits.mask_id, lm.traits.trained, lm.traits.block_size) == (decay_model.MASK, True, 16)
+    assert (lm.traits.mask_id, lm.traits.trained, lm.traits.block_size) == (small_model.MASK, True, 16)
     monkeypatch.setattr(SpecTask, "max_tokens", 20)
     settings = Settings(limit=1, levels=(0, 2), shots=0, enforcements=("prompt",))
     found = run(Job(lm, settings, tmp_path / "x.jsonl"))

@@ -397,6 +397,7 @@ def test_one_process_at_a_time_and_one_file_for_one_thing(tmp_path: Path) -> Non
     source, out = written(tmp_path / "in", [line("a")]), tmp_path / "out"
     with opened(source, out), pytest.raises(ValueError, match="another process is writing to it"), opened(source, out):
         pass
+    assert {file.name for file in tmp_path.iterdir()} == {"in", "out"}, "nothing else is left behind"
     for files in [(source, source), (source, out, out), (source, out, source)]:
         with pytest.raises(ValueError, match="must be different ones"), opened(*files):
             pass

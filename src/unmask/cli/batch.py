@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unmask.cli.common import DEFAULT_MODEL, err, load_model
 from unmask.cli.constraining import registered
-from unmask.cli.flags import with_decoding
+from unmask.cli.flags import Oracles, Processes, ServedModel, ServedNames, with_decoding
 
 if TYPE_CHECKING:
     from unmask.server.batch import Summary
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unmask.server.batch_files import Results
 
 BROKEN, SOME_FAILED, INTERRUPTED = 1, 3, 130
-MODEL, LIMITS = "Model", "Limits"
+LIMITS = "Limits"
 
 
 @with_decoding
@@ -46,36 +46,10 @@ def batch(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model-path",
-            "--model",
-            help="Short name, Hugging Face folder, .gguf file or hub id.",
-            rich_help_panel=MODEL,
-        ),
-    ] = DEFAULT_MODEL,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--served-model-name",
-            help="What requests call the model; may be repeated.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
-    tp: Annotated[
-        int, typer.Option("--tp", "--tp-size", help="Processes that share the model.", rich_help_panel=MODEL)
-    ] = 1,
-    oracle: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--oracle",
-            help="NAME=MODULE:FUNCTION that requests may ask for by name as a soft constraint. Repeatable.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
+    model: ServedModel = DEFAULT_MODEL,
+    name: ServedNames = None,
+    tp: Processes = 1,
+    oracle: Oracles = None,
     concurrent: Annotated[
         int, typer.Option("--max-concurrent", help="Requests decoded at a time.", rich_help_panel=LIMITS)
     ] = 64,

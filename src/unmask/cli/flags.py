@@ -106,6 +106,43 @@ Quantize = Annotated[
         show_default=False,
     ),
 ]
+MODEL = "Model"  # panel of what is served
+ServedModel = Annotated[
+    str,
+    typer.Option(
+        "--model-path",
+        "--model",
+        help="Short name, Hugging Face folder, .gguf file or hub id.",
+        rich_help_panel=MODEL,
+    ),
+]
+ServedNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--served-model-name",
+        help="What requests call the model; may be repeated.",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--tp",
+        "--tp-size",
+        help="Share the model between so many processes: one GPU each, or parts of the CPU's threads.",
+        rich_help_panel=MODEL,
+    ),
+]
+Oracles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--oracle",
+        help="NAME=MODULE:FUNCTION that requests may ask for by name as a soft constraint. Repeatable.",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
 TraceFile = Annotated[
     Path | None,
     typer.Option("--trace", help="Write every step to this file, for `unmask view`.", show_default=False),

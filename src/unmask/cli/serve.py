@@ -12,46 +12,22 @@ import typer
 
 from unmask.cli.common import DEFAULT_MODEL, err, load_model
 from unmask.cli.constraining import registered
-from unmask.cli.flags import with_decoding
+from unmask.cli.flags import MODEL, Oracles, Processes, ServedModel, ServedNames, with_decoding
 from unmask.cli.fleet import serve_fleet
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-SERVER, LIMITS, MODEL, MANY = "Server", "Limits of the server", "Model", "Many machines"
+SERVER, LIMITS, MANY = "Server", "Limits of the server", "Many machines"
 
 
 @with_decoding
 def serve(
     options: dict[str, Any],
     loading: dict[str, Any],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model-path",
-            "--model",
-            help="Short name, Hugging Face folder, .gguf file or hub id.",
-            rich_help_panel=MODEL,
-        ),
-    ] = DEFAULT_MODEL,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--served-model-name",
-            help="What requests call the model; may be repeated.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
-    tp: Annotated[
-        int,
-        typer.Option(
-            "--tp",
-            "--tp-size",
-            help="Share the model between so many processes: one GPU each, or parts of the CPU's threads.",
-            rich_help_panel=MODEL,
-        ),
-    ] = 1,
+    model: ServedModel = DEFAULT_MODEL,
+    name: ServedNames = None,
+    tp: Processes = 1,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -102,15 +78,7 @@ def serve(
             rich_help_panel=SERVER,
         ),
     ] = True,
-    oracle: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--oracle",
-            help="NAME=MODULE:FUNCTION that requests may ask for by name as a soft constraint. Repeatable.",
-            rich_help_panel=SERVER,
-            show_default=False,
-        ),
-    ] = None,
+    oracle: Oracles = None,
     log_format: Annotated[str, typer.Option("--log-format", help="text or json.", rich_help_panel=SERVER)] = "text",
     context: Annotated[
         int | None,

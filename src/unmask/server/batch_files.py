@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -106,6 +106,11 @@ class Results:
         file.flush()
 
 
+def removed(mark: Path) -> None:
+    with suppress(OSError):  # some systems keep a file that is open
+        mark.unlink(missing_ok=True)
+
+
 @contextmanager
 def opened(source: Path, out: Path, errors: Path | None = None) -> Iterator[Results]:
     """The results of a batch, repaired, and no other process's while they are open.
@@ -118,11 +123,13 @@ def opened(source: Path, out: Path, errors: Path | None = None) -> Iterator[Resu
     if len({file.resolve() for file in files}) < len(files):
         raise ValueError("the files of a batch must be different ones: " + ", ".join(map(str, files)))
     asked = keys(source)
+    mark = out.with_name(out.name + ".lock")
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(out.with_name(out.name + ".lock"), timeout=0))
+            stack.enter_context(FileLock(mark, timeout=0))
         except Timeout:
             raise ValueError(f"{out}: another process is writing to it") from None
+        stack.callback(removed, mark)  # while it is held: who waits for it looks whether it is still there
         done = dict[Key, bool]()
         for path in files[1:]:
             repair(path)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 Value = int | str
 Values = Mapping[str, Value]
-VERBS = ("add", "get", "drop", "count")
 NAME = re.compile(r"[A-Za-z][A-Za-z_]*")
 
 
@@ -40,8 +39,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """word: if, log, or one of VERBS. names: what follows it. repo: written with `repo.`. fails: with `else fail`.
-    body: of an if."""
+    """word: if, log, add, get, drop or count. names: what follows it. repo: written with `repo.`. fails: with
+    `else fail`. body: of an if."""
 
     word: str
     names: tuple[str, ...]
