@@ -125,6 +125,7 @@ for name, settings in json.loads(sys.argv[3]).items():
     if dist.get_rank() == 1:
         test_loop.stop_after(run, 4, where="forward")
     run.run()
+dist.barrier()
 dist.destroy_process_group()
 """
 

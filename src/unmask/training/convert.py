@@ -193,6 +193,7 @@ def distributed() -> Iterator[None]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
+        dist.barrier()  # nobody hangs up while another still talks
     finally:
         dist.destroy_process_group()
 
