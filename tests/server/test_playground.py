@@ -90,7 +90,6 @@ def test_it_can_be_switched_off(
             self.run = lambda sockets: ready()
 
     monkeypatch.setattr("unmask.server.run.Server", Started)
-    monkeypatch.setattr("unmask.server.logs.set_up", lambda _: None)  # it would hold on to this test's stderr
     assert run(["serve", "--port", "0", "--model-path", str(tiny_folder), *flags]) == 0
     assert ("/" in [getattr(route, "path", None) for route in apps[0].routes]) == shown
     assert ("Try it in a browser" in capsys.readouterr().err) == shown
