@@ -139,6 +139,17 @@ def test_a_request_goes_by_the_costs_of_about_its_context() -> None:
     assert mine.pages.in_use == 0
 
 
+def test_what_is_warm_is_not_measured_when_a_drafting_request_comes() -> None:
+    mine, runner = engine(None)
+    mine.warm("draft")
+    assert runner.asked == [(None, 0), ("draft", 0)]
+    traits = replace(TRAITS, draft_adapter="draft")
+    made = mine.prepared(Request((1, 2), 8, "adaptivespec", Speculation(4), traits=traits))
+    assert isinstance(made.settings, Speculation)
+    assert (made.settings.costs, made.settings.draft_costs) == (mine.costs, mine.draft_costs["draft"])
+    assert len(runner.asked) == 2
+
+
 def test_no_context_is_measured_that_does_not_fit() -> None:
     mine, runner = engine(None, pages=8)
     assert mine.measured_costs(1000) == mine.measured_costs(0)

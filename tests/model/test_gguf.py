@@ -192,7 +192,7 @@ def random_blocks(kind: Kind, rows: int, blocks: int) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1])
-def test_types_that_can_be_written(kind: Kind, tmp_path: Path) -> None:
+def test_types_that_can_be_written(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "qwen2")
     writer.add_tensor("output.weight", gguf.quantize(values, kind), raw_dtype=kind)
@@ -205,6 +205,9 @@ def test_types_that_can_be_written(kind: Kind, tmp_path: Path) -> None:
     allowed = {Kind.F32: 0.0, Kind.F16: 1e-3, Kind.BF16: 1e-2, Kind.Q8_0: 2e-2, Kind.Q5_0: 0.2, Kind.Q5_1: 0.2}
     assert np.abs(tensor.numpy() - values).max() <= allowed.get(kind, 0.4)
     np.testing.assert_array_equal(tensor.numpy(), gguf.dequantize(gguf.quantize(values, kind), kind))
+    monkeypatch.setattr("unmask.model.gguf.PART", 128)  # two rows at a time
+    [(_, rounded)] = read_tensors(tmp_path / "model.gguf", torch.bfloat16)
+    assert torch.equal(rounded, tensor.bfloat16())
 
 
 @pytest.mark.parametrize("kind", [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -21,7 +22,8 @@ from unmask.model.balance import balances, factors
 from unmask.model.coherence import Coherence
 from unmask.model.decoder import Batch, Decoder, Layer
 from unmask.model.kv import KVCache
-from unmask.model.packed import PackedLayer, can_pack, pack
+from unmask.model.packed import PackedLayer, Prepacked, can_pack, pack
+from unmask.model.packed_rows import PackedRows, rows_of
 from unmask.model.peft import AdapterWeights
 from unmask.model.sizes import FEW_ROWS, KEYS, ROWS, padded_keys, padded_rows
 from unmask.quantization import Int8
@@ -112,7 +114,7 @@ def test_rows_that_name_no_adapter_keep_their_bits(dtype: torch.dtype) -> None:
 
 
 def test_packing_leaves_no_weight_behind() -> None:
-    """Of a tied model one matrix is kept, the embedding; of another the embedding as well, which is no product."""
+    """Of a tied model the embedding is kept where it cannot be had of the packed head; of another always."""
     for config in (CONFIG, CONFIGS["tied"]):
         plain = decoder(config)
         kept = [layer.mlp.down_proj for layer in layers_of(plain)]
@@ -134,9 +136,65 @@ def test_rows_of_a_head_can_be_looked_up_where_a_coherence_head_needs_them() -> 
     for config in (CONFIG, CONFIGS["tied"]):
         expected, model = decoder(config).lm_head.weight, decoder(config)
         model.coherence["draft"] = head
-        assert torch.equal(pack(model).lm_head.weight, expected)
+        ids = torch.arange(96)
+        assert torch.equal(pack(model).lm_head.weight[ids], expected)
     with pytest.raises(ValueError, match="rows of a packed lm_head"):
         _ = pack(decoder()).lm_head.weight
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(st.integers(1, 150), st.integers(1, 80), st.integers(0, 10**6))
+@settings(max_examples=30)
+def test_rows_of_a_packed_matrix(dtype: torch.dtype, count: int, width: int, seed: int) -> None:
+    """Are those of the plain one, or cannot be had; what is packed of another matrix is noticed."""
+    generator = torch.Generator().manual_seed(seed)
+    plain = torch.randn(count, width, generator=generator).to(dtype)
+    packed = Prepacked(plain).packed
+    ids = torch.randint(count, (2, 7), generator=generator)
+    found = rows_of(packed, plain)
+    if found is not None:
+        assert torch.equal(found[ids], plain[ids])
+        assert (found.dtype, found.device) == (plain.dtype, plain.device)
+    other = plain.clone()
+    other[count // 2, width // 2] += 1
+    assert rows_of(packed, other) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", [None, Int8])
+def test_a_tied_embedding_stays_the_same(dtype: torch.dtype, form: type[Int8] | None) -> None:
+    """Whether it is kept, or its rows are those of the packed head."""
+    expected, model = decoder(CONFIGS["tied"], dtype).model.embed_tokens.weight, decoder(CONFIGS["tied"], dtype)
+    pack(model) if form is None else pack(model, form)
+    weight = model.model.embed_tokens.weight
+    assert torch.equal(model.model.embed_tokens(torch.tensor(IDS)), expected[IDS])
+    assert (weight.dtype, weight.device) == (dtype, CPU)
+    if form is Int8:
+        assert not isinstance(weight, PackedRows)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory from Linux")
+def test_a_cache_takes_memory_for_what_is_written() -> None:
+    def resident() -> int:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+    many = replace(CONFIG, layers=24)
+    before = resident()
+    cache = KVCache(many, 65536, torch.float32, CPU)  # 400 MB
+    for layer in range(24):
+        cache.write(layer, torch.tensor([0, 40000]), *(torch.ones(2, 2, 16) for _ in range(2)))
+    assert resident() - before < 10 << 20
+    assert float(cache.keys.sum()) == 24 * 2 * 2 * 16
+
+
+def test_a_decoder_on_the_meta_device_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would import half of torch's compiler."""
+    for name in ("kaiming_uniform_", "uniform_", "normal_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda *_, **__: pytest.fail("values were drawn"))
+    with torch.device("meta"):
+        made = Decoder(CONFIGS["biased"])
+    assert all(parameter.is_meta for parameter in made.parameters())
 
 
 def test_padded_sizes() -> None:

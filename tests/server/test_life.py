@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import openai
@@ -25,6 +26,7 @@ from tests.server.serving import Running, error_of, events, running, wait_until
 from tests.tinymodel import write_model
 from unmask.server import Settings
 from unmask.server.auth import read_keys
+from unmask.server.service import Service
 
 TEXT = "/v1/completions"
 LONG: dict[str, Any] = {
@@ -357,3 +359,25 @@ def test_no_task_is_left_when_requests_are_cancelled(server: Running) -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def test_longer_contexts_are_timed_when_nobody_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmask.server.service.IDLE_SECONDS", 0.001)
+    asked = list[int]()
+
+    async def call(function: Any) -> None:
+        function()
+
+    engine = SimpleNamespace(measured_costs=asked.append)
+    service = SimpleNamespace(held=1, worker=SimpleNamespace(call=call), lm=SimpleNamespace(engine=engine))
+
+    async def run() -> None:
+        warming = asyncio.create_task(Service.warm(cast(Any, service)))
+        for _ in range(3):
+            await asyncio.sleep(0.002)
+            assert asked == []
+        service.held = 0
+        await warming
+
+    asyncio.run(run())
+    assert asked == [1024, 4096]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unmask.engine.noise import gumbel
-from unmask.engine.readout import COLUMNS, Wanted, adjust, truncate, wide
+from unmask.engine.readout import COLUMNS, PICK_ROWS, Wanted, adjust, truncate, wide
 from unmask.model.coherence import Coherence, candidates, rescored
 from unmask.model.decoder import Decoder
 from unmask.types import Sampling
@@ -41,10 +41,9 @@ def levels(before: Sequence[int], rows: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def shortlist(decoder: Decoder, normed_RD: Tensor, rows: Sequence[Wanted]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def shortlist(logits_RV: Tensor, rows: Sequence[Wanted]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(logits, ids, noise [R, C], log of the whole mass [R]) of the rows' candidates after bans, bias and penalties."""
-    logits = decoder.lm_head(normed_RD)
-    adjusted = adjust(logits.to(wide(logits.dtype)), rows)
+    adjusted = adjust(logits_RV.to(wide(logits_RV.dtype)), rows)
     values, ids = candidates(adjusted)
     noise = torch.zeros_like(values)
     for i, row in enumerate(rows):
@@ -68,10 +67,10 @@ def settle(
     places: where the rows stand in `picks`, int64 ids of all rows that are read; entries of `places` are written.
     A row's `before` counts from the same start.
     """
-    parts = [
-        shortlist(decoder, normed_RD[first : first + at_a_time], rows[first : first + at_a_time])
-        for first in range(0, len(rows), at_a_time)
-    ]
+    parts = list[tuple[Tensor, ...]]()
+    for first in range(0, len(rows), at_a_time):
+        logits, some = decoder.lm_head(normed_RD[first : first + at_a_time]), rows[first : first + at_a_time]
+        parts += [shortlist(logits[i : i + PICK_ROWS], some[i : i + PICK_ROWS]) for i in range(0, len(some), PICK_ROWS)]
     values, ids, noise, total = (torch.cat(each) for each in zip(*parts, strict=True))
     packed = values.new_zeros(len(rows), COLUMNS)
     before = [row.before or 0 for row in rows]

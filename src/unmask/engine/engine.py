@@ -158,6 +158,11 @@ class Engine:
         self.draft_costs.clear()
         if self.known:
             self.known.forget("seconds")
+        self.warm(adapter)
+
+    def warm(self, adapter: str | None) -> None:
+        """Have at hand what requests that draft go by, so that none of them waits for it: forward times at an empty
+        context, and what that adapter adds."""
         self.measured_costs()
         self.measured_draft_costs(adapter)
 

@@ -20,6 +20,8 @@ from unmask.types import Ids, IdSet, Plan, Read, Request, Row, Sampling
 
 # id, prob, second, second_prob, entropy, given_prob, logprob; then the top ids and their log-probabilities.
 COLUMNS = 7
+# Rows that are picked from at a time: what is computed of their logits stays in a processor's cache, and is little.
+PICK_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)

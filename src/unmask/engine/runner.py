@@ -20,7 +20,7 @@ from torch import Tensor
 from unmask import visibility
 from unmask.config import EngineConfig
 from unmask.engine.chain import linked, settle
-from unmask.engine.readout import COLUMNS, Wanted, pick, unpack, wanted, wide
+from unmask.engine.readout import COLUMNS, PICK_ROWS, Wanted, pick, unpack, wanted, wide
 from unmask.engine.scheduler import Job
 from unmask.model.attention import PagedAttention, Segment, Way
 from unmask.model.coherence import Coherence
@@ -33,8 +33,6 @@ from unmask.types import Plan, Read, Request, Row, Rows, Span, Traits
 TILE_ROWS = 16
 # Rows whose logits are on the device at a time.
 READ_ROWS = 64
-# Of those, rows that are picked from at a time: what is computed of their logits stays in a processor's cache.
-PICK_ROWS = 8
 
 
 class Part(NamedTuple):

@@ -32,11 +32,26 @@ TILE_KEYS = 512
 FLASH_ROWS = 8
 # "products": the count of keys that get scores is a multiple of this, so that the softmax takes whole vectors.
 SCORED_KEYS = 64
-# "products": fewest query rows of one product (below, MKL's order of summation depends on how many), and how many
-# scores are held at a time.
-LEAST_QUERIES = 16
-SCORES = 1 << 22
+# "products": query rows of one product are a multiple of this (with fewer, MKL's order of summation depends on how
+# many), and how many scores there are at a time: what a processor's cache holds while they become weights.
+SOME_QUERIES = 16
+SCORES = 1 << 19
 assert max(TILE_KEYS, KEYS[-1]) <= TAIL
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPart:
+    """Query rows [first:last] of a segment, heads of one key head as rows, that are taken in one product.
+
+    keys: how many get scores, none of the later ones being seen. clear: how many from the start on all rows see.
+    bias: float32 [rows, keys - clear], added to the scores of the others: 0, or -inf where they are not seen.
+    """
+
+    first: int
+    last: int
+    keys: int
+    clear: int
+    bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,9 @@ class PagedAttention:
         self.ways = few if way == "mixed" else [way] * len(segments)
         self.slots = [more_slots(s.slots, EXTRA[own](s.keys)) for s, own in zip(segments, self.ways, strict=True)]
         self.views = [cache.views(slots) if isinstance(slots, slice) else None for slots in self.slots]
-        self.masks: dict[int, Tensor | None] = {}  # of each segment, the same in every layer
+        # Of each segment, the same in every layer.
+        self.masks: dict[int, Tensor | None] = {}
+        self.parts: dict[int, list[QueryPart]] = {}
 
     def __call__(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> Tensor:
         written, rows = len(self.write_slots), len(q_THK)
@@ -127,21 +144,22 @@ class PagedAttention:
         oneDNN's product of weights and values gets rows and keys of few sizes, the more of them with weight zero.
         """
         k, v = (both[0] for both in self.read(layer, index))
-        (rows, heads, dim), (kv_heads, keys, _) = q_RHK.shape, k.shape
-        share = heads // kv_heads
-        scored = -(-self.segments[index].keys // SCORED_KEYS) * SCORED_KEYS
-        height = max(padded_rows(rows, FEW_ROWS) * share, LEAST_QUERIES)
-        if index not in self.masks:
-            self.masks[index] = product_mask(self.segments[index], height, share, q_RHK.device)
-        bias, keys_GKN = self.masks[index], k[:, :scored].float().transpose(1, 2)
-        assert bias is not None
-        queries = F.pad(fold(q_RHK, kv_heads).float(), (0, 0, 0, height - rows * share))
-        most = max(LEAST_QUERIES, 1 << (SCORES // (kv_heads * keys)).bit_length() - 1)
-        out = [
-            weigh(torch.baddbmm(mask, part, keys_GKN, alpha=dim**-0.5).softmax(dim=-1), v)
-            for part, mask in zip(queries.split(most, dim=1), bias.split(most), strict=True)
-        ]
-        return unfold((out[0] if len(out) == 1 else torch.cat(out, dim=1))[:, : rows * share], rows)
+        (rows, heads, dim), kv_heads = q_RHK.shape, k.shape[0]
+        height = padded_rows(rows, FEW_ROWS) * (heads // kv_heads)
+        height += -height % SOME_QUERIES
+        if index not in self.parts:
+            self.parts[index] = query_parts(self.segments[index], height, heads // kv_heads, kv_heads, q_RHK.device)
+        parts = self.parts[index]
+        keys_GKN = k[:, : max(part.keys for part in parts)].float().transpose(1, 2)
+        folded = fold(q_RHK, kv_heads).float() * dim**-0.5
+        queries = F.pad(folded, (0, 0, 0, height - folded.shape[1]))
+        out = list[Tensor]()
+        for part in parts:
+            scores = torch.bmm(queries[:, part.first : part.last], keys_GKN[..., : part.keys])
+            if part.bias is not None:
+                scores[..., part.clear :] += part.bias
+            out.append(weigh(scores.softmax(dim=-1), v[:, : padded_keys(part.keys)]))
+        return unfold((out[0] if len(out) == 1 else torch.cat(out, dim=1))[:, : folded.shape[1]], rows)
 
     def tiles(self, layer: int, index: int, q_RHK: Tensor) -> Tensor:
         k, v = self.read(layer, index)
@@ -173,22 +191,34 @@ def more_slots(slots: slice | Tensor, extra: int) -> slice | Tensor:
     return F.pad(slots, (0, extra))
 
 
-def product_mask(segment: Segment, height: int, share: int, device: torch.device) -> Tensor:
-    """Additive float32 [height, keys that get scores]; padding rows see every key of the segment."""
-    keys = -(-segment.keys // SCORED_KEYS) * SCORED_KEYS
+def query_parts(segment: Segment, height: int, share: int, kv_heads: int, device: torch.device) -> list[QueryPart]:
+    """All `height` query rows of a segment, `share` of them for each of its rows; those after the last are like it."""
+    most = max(SCORES // (kv_heads * max(segment.keys, SCORED_KEYS)) // SOME_QUERIES, 1) * SOME_QUERIES
+    size = -(-height // -(-height // most) // SOME_QUERIES) * SOME_QUERIES
+    return [query_part(segment, first, min(first + size, height), share, device) for first in range(0, height, size)]
+
+
+def query_part(segment: Segment, first: int, last: int, share: int, device: torch.device) -> QueryPart:
     if segment.mask is None:
-        bias = torch.zeros(1, keys, device=device)
-        bias[:, segment.keys :] = -math.inf
-        return bias.expand(height, -1)
-    seen = np.zeros((height, keys), dtype=np.bool_)
-    seen[:, : segment.keys] = True
-    seen[: len(segment.mask) * share, : segment.keys] = np.repeat(segment.mask, share, axis=0)
-    return torch.zeros(seen.shape, device=device).masked_fill_(torch.from_numpy(~seen).to(device), -math.inf)
+        seen = np.ones((1, segment.keys), dtype=np.bool_)
+    else:
+        seen = segment.mask[np.minimum(np.arange(first, last) // share, len(segment.mask) - 1)]
+    keys = int(np.flatnonzero(seen.any(axis=0))[-1]) + 1
+    keys += -keys % SCORED_KEYS
+    clear = int(np.append(np.flatnonzero(~seen.all(axis=0)), segment.keys)[0])
+    if clear == keys:
+        return QueryPart(first, last, keys, clear, None)
+    hidden = np.ones((len(seen), keys - clear), dtype=np.bool_)
+    hidden[:, : segment.keys - clear] = ~seen[:, clear:keys]
+    bias = torch.zeros(hidden.shape, device=device).masked_fill_(torch.from_numpy(hidden).to(device), -math.inf)
+    return QueryPart(first, last, keys, clear, bias)
 
 
 def weigh(weights_GQN: Tensor, v_GNK: Tensor) -> Tensor:
     """[G, Q, K]: values weighted and summed, parts of KEYS[-1] keys one after the other. The last values get none."""
-    weights_GQN = F.pad(weights_GQN.to(v_GNK.dtype), (0, v_GNK.shape[1] - weights_GQN.shape[2]))
+    weights_GQN, more = weights_GQN.to(v_GNK.dtype), v_GNK.shape[1] - weights_GQN.shape[2]
+    if more:
+        weights_GQN = F.pad(weights_GQN, (0, more))
     if v_GNK.shape[1] <= KEYS[-1]:
         return torch.bmm(weights_GQN, v_GNK)
     total = torch.zeros((), device=v_GNK.device)

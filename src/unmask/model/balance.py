@@ -34,7 +34,8 @@ Assistant: 1. Bring water to a boil. 2. Lower the egg in gently. 3. Wait 7-8 min
 | tea  | $3.50 | 12%  |
 """
 # What read the outputs of a norm: the factors go into the norm's weight, and cost nothing when the model runs.
-READERS = ("q_proj", "gate_proj", "lm_head")
+HEAD = "lm_head"
+READERS = ("q_proj", "gate_proj", HEAD)
 
 
 @torch.no_grad()
@@ -46,11 +47,12 @@ def peaks(decoder: Decoder, ids: Sequence[int]) -> dict[str, Tensor]:
         found[name] = rows_TD.float().abs().amax(dim=0)
 
     for name, projection in decoder.projections().items():
-        if name.endswith(READERS):
+        if name.endswith(READERS) and name != HEAD:
             hooks.append(projection.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs[0])))
     count, device = len(ids), decoder.model.embed_tokens.weight.device
     batch = Batch(torch.tensor(ids, device=device), torch.arange(count, device=device), count - 1)
-    decoder.logits(decoder(batch, dense_attend(np.tril(np.ones((count, count), dtype=np.bool_)))))
+    hidden_TD = decoder(batch, dense_attend(np.tril(np.ones((count, count), dtype=np.bool_))))
+    watch(HEAD, decoder.model.norm(hidden_TD))  # what the head reads; its logits are nobody's business, and large
     for hook in hooks:
         hook.remove()
     return found

@@ -46,20 +46,25 @@ class Checkpoint:
     dtype: torch.dtype
     adapters: Mapping[str, Path] = field(default_factory=dict)
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
         """(canonical name, tensor) in file order, each read when its turn comes; tensors no decoder needs are left out.
 
         Of a Hugging Face folder: in the stored dtype, on top of the file's memory map (copy what you keep).
-        Of a GGUF file: float32 of its own. Raises ValueError for a file that is broken.
+        Of a GGUF file: in `dtype`, in memory of its own. Raises ValueError for a file that is broken.
         """
         if self.kind == "gguf":
-            yield from gguf.read_tensors(self.files[0])
+            yield from gguf.read_tensors(self.files[0], dtype)
             return
         for file in self.files:
             with opened(file) as tensors:
-                for theirs in tensors.offset_keys():
-                    if name := families.canonical_name(self.model_type, theirs):
-                        yield name, tensors.get_tensor(theirs)
+                names = tensors.offset_keys()
+            for theirs in names:
+                if name := families.canonical_name(self.model_type, theirs):
+                    # A map of its own each time: what is read of one stays in memory as long as the map does.
+                    with opened(file) as tensors:
+                        tensor = tensors.get_tensor(theirs)
+                    yield name, tensor
+                    del tensor
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that lies with the weights. Raises ValueError where there is none that can be read."""
@@ -141,9 +146,10 @@ def load_into(
         if name not in parameters or parameters[name].shape != shape:
             found = list(parameters[name].shape) if name in parameters else "nothing"
             raise ValueError(f"the module has {found} where the config has {name} {list(shape)}")
-    ends: dict[str, Tensor] = {}  # as stored, of a tied model: to be compared
-    for name, tensor in checkpoint.tensors():
-        if checkpoint.config.tied and name in (EMBEDDING, HEAD):
+    twice = checkpoint.config.tied and any(name == HEAD for name, _, _ in _headers(checkpoint))
+    ends: dict[str, Tensor] = {}  # as stored, of a tied model that has both: to be compared
+    for name, tensor in checkpoint.tensors(dtype or torch.float32):
+        if twice and name in (EMBEDDING, HEAD):
             ends[name] = tensor
             if len(ends) == 2 and not torch.equal(ends[EMBEDDING], ends[HEAD]):
                 raise ValueError(

@@ -63,6 +63,11 @@ class Projection(nn.Linear):
         super().__init__(inputs, outputs, bias=bias)
         self.adapters = {}
 
+    def reset_parameters(self) -> None:
+        """As torch does, but not on the meta device: to draw nothing there costs 70 MB and a second of imports."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x_TD: Tensor, gates: Mapping[str, Tensor] | None = None) -> Tensor:
         y = tiled(lambda part: F.linear(part, self.weight, self.bias), x_TD, self.numerics.tile)
         for name, rows in (gates or {}).items():
@@ -73,6 +78,13 @@ class Projection(nn.Linear):
             else:
                 y = y.index_add(0, rows, tiled(self.adapters[name], x_TD[rows], self.numerics.tile).to(y.dtype))
         return y if self.add_up is None else self.add_up(y)
+
+
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """As `Projection.reset_parameters`."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 def tiled(product: Callable[[Tensor], Tensor], x_TD: Tensor, tile: int | None) -> Tensor:
@@ -181,7 +193,7 @@ class Stack(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = Norm(config.hidden_size, config.norm_eps)
 

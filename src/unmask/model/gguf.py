@@ -22,6 +22,8 @@ from unmask.types import Traits
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 ROPE_FACTORS = "rope_freqs.weight"
+# Values that are dequantised at a time: the package needs several times their memory.
+PART = 1 << 20
 # Whose converters reorder the rows of Q and K for interleaved RoPE. Mistral is exported as llama too.
 _PERMUTED = ("llama",)
 
@@ -63,11 +65,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return read_header(path).metadata
 
 
-def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor as (canonical name, float32 in torch's layout), dequantised when its turn comes, in file order.
+def read_tensors(path: Path, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor as (canonical name, values in torch's layout), dequantised when its turn comes, in file order.
 
-    Q and K rows of architectures whose converter interleaves them are put back for rotate-half RoPE.
-    Raises as `read_header`, and ValueError for a type that gguf cannot dequantise.
+    dtype: what the float32 values are rounded to. Q and K rows of architectures whose converter interleaves them are
+    put back for rotate-half RoPE. Raises as `read_header`, and ValueError for a type that gguf cannot dequantise.
     """
     header = read_header(path)
     arch = header.metadata.get("general.architecture")
@@ -79,10 +81,10 @@ def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for theirs, stored in header.tensors.items():
         if theirs == ROPE_FACTORS:
             continue
-        name, values = canonical_name(theirs), _dequantize(path, theirs, stored)
+        name, values = canonical_name(theirs), _dequantize(path, theirs, stored, dtype)
         if count := next((count for part, count in heads.items() if part in name), None):
             values = _rotate_half_rows(values, count)
-        yield name, torch.from_numpy(values)
+        yield name, values
 
 
 def read_config(path: Path) -> tuple[ModelConfig, Traits]:
@@ -194,19 +196,24 @@ def _llama3_parameters(factors: Sequence[float], theta: float, head_dim: int) ->
     return {"rope_type": "llama3", "factor": factor} | bands
 
 
-def _dequantize(path: Path, name: str, stored: Stored) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """float32 of the stored shape, in memory of its own."""
+def _dequantize(path: Path, name: str, stored: Stored, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Values of the stored shape, in memory of their own. Of the float32 values only a part exists at a time."""
     raw = np.memmap(path, np.uint8, "r", stored.offset, gguf.quant_shape_to_byte_shape(stored.shape, stored.kind))
-    try:
-        values = gguf.dequantize(raw, stored.kind)
-    except NotImplementedError as error:
-        raise ValueError(f"{path}: tensor {name} has type {stored.kind.name}, which cannot be dequantised") from error
-    return np.require(values, np.float32, ["C", "W", "E"])
+    rows, whole = raw.reshape(-1, raw.shape[-1]), torch.empty(stored.shape, dtype=dtype)
+    flat = whole.view(len(rows), -1)
+    step = max(PART // flat.shape[1], 1)
+    for first in range(0, len(rows), step):
+        try:
+            values = gguf.dequantize(rows[first : first + step], stored.kind)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{path}: tensor {name} has type {stored.kind.name}, which cannot be dequantised"
+            ) from error
+        flat[first : first + step] = torch.from_numpy(np.require(values, np.float32, ["C", "W", "E"]))
+    return whole
 
 
-def _rotate_half_rows(
-    values: np.ndarray[Any, np.dtype[np.float32]], heads: int
-) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _rotate_half_rows(values: torch.Tensor, heads: int) -> torch.Tensor:
     """Undo llama.cpp's reordering: within each head, rows (0, 1, 2, 3, ...) were (0, d/2, 1, d/2 + 1, ...)."""
-    pairs = values.reshape(heads, -1, 2, *values.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
+    pairs = values.view(heads, -1, 2, *values.shape[1:])
+    return pairs.transpose(1, 2).reshape(values.shape)

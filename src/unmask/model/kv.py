@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+import mmap
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
@@ -38,6 +41,11 @@ class KVCache:
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    # numpy's zeros are untouched pages; torch's are written.
-    raw = np.zeros((*shape[:-1], shape[-1] * dtype.itemsize), dtype=np.uint8)
-    return torch.from_numpy(raw).view(dtype)
+    # Untouched pages, and small ones: a context has its rows in as many places as there are layers, and numpy, whose
+    # zeros are untouched as well, asks for pages of 2 MB.
+    size = math.prod(shape) * dtype.itemsize
+    private = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+    memory = mmap.mmap(-1, size, flags=private) if private else mmap.mmap(-1, size)
+    with suppress(AttributeError, OSError):  # where there are none
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

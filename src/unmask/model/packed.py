@@ -7,6 +7,7 @@ time; what is left of the projections is their shapes, so adapters have to be at
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import cast
@@ -15,10 +16,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.model.decoder import Attend, Decoder, Layer, Norm, Numerics, Projection, Turn, steady_silu, tiled
+from unmask.model.decoder import (
+    Attend,
+    Decoder,
+    Embedding,
+    Layer,
+    Norm,
+    Numerics,
+    Projection,
+    Turn,
+    steady_silu,
+    tiled,
+)
+from unmask.model.packed_rows import PackedEmbedding, PackedRows, rows_of
 from unmask.model.rope import rotate_in_place
 from unmask.model.sizes import padded_rows
 from unmask.quantization import Form
+
+# oneDNN keeps a compiled kernel of 0.6 MB for each shape, and row counts that come seldom need not stay: to compile one
+# again takes 0.3 ms. Read by oneDNN before its first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 class Prepacked:
@@ -141,9 +158,15 @@ class PackedLayer(nn.Module):
 class Head(nn.Module):
     """A packed `lm_head`. rows: the matrix as rows that can be looked up, where there is one."""
 
-    def __init__(self, head: Projection, form: Form, rows: Tensor | None, factors_D: Tensor | None) -> None:
+    rows: Tensor | PackedRows | None
+
+    def __init__(self, head: Projection, form: Form, tied: Tensor | None, factors_D: Tensor | None) -> None:
+        """tied: the embedding that is the same matrix; where its rows can be had of the packed one, those are taken."""
         super().__init__()
-        self.group, self.rows = Group([head], form, factors_D), rows
+        self.group = Group([head], form, factors_D)
+        own = self.group.weight
+        packed = None if tied is None or not isinstance(own, Prepacked) else rows_of(own.packed, tied)
+        self.rows = tied if packed is None else packed
         # Not in the norm: a coherence head reads the same rows.
         self.inverse = None if factors_D is None else (1 / factors_D).to(head.weight.dtype)
         self.numerics = Numerics()
@@ -156,7 +179,7 @@ class Head(nn.Module):
         return self.group(F.pad(x_RD, (0, 0, 0, padded - count)), {}, self.numerics.tile)[:count]
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor | PackedRows:
         if self.rows is None:
             raise ValueError("the rows of a packed lm_head cannot be looked up")
         return self.rows
@@ -171,21 +194,29 @@ def pack(
     """The decoder with packed layers and head, in place. head: a form of its own for that. balances: factors per
     projection (`model.balance`), none by default.
 
-    No weight exists twice but one: a tied embedding is kept, to look tokens up in, beside the packed head. An untied
-    head stays plain where a coherence head reads its rows.
+    No weight exists twice, but for a tied embedding beside a head of another form, or one whose rows cannot be looked
+    up (`model.packed_rows`). An untied head stays plain where a coherence head reads its rows.
     """
     decoder.requires_grad_(False)
-    factors, embedding = balances or {}, decoder.model.embed_tokens.weight
+    factors = balances or {}
     for i, layer in enumerate(decoder.model.layers):
         give_back()
         before, inside = (factors.get(f"model.layers.{i}.{name}") for name in ("self_attn.q_proj", "mlp.gate_proj"))
         decoder.model.layers[i] = PackedLayer(cast(Layer, layer), form, before, inside)
     if decoder.config.tied or not decoder.coherence:
-        rows = embedding if decoder.config.tied else None
-        decoder.lm_head = cast(Projection, Head(decoder.lm_head, head or form, rows, factors.get("lm_head")))
+        pack_head(decoder, head or form, factors.get("lm_head"))
     decoder.packed = True
     give_back()
     return decoder
+
+
+def pack_head(decoder: Decoder, form: Form, factors_D: Tensor | None) -> None:
+    """Pack the head, in place; a tied embedding becomes its rows where they can be looked up."""
+    tied = decoder.model.embed_tokens.weight if decoder.config.tied else None
+    head = Head(decoder.lm_head, form, tied, factors_D)
+    decoder.lm_head = cast(Projection, head)
+    if isinstance(head.rows, PackedRows):
+        decoder.model.embed_tokens = cast(Embedding, PackedEmbedding(head.rows))
 
 
 def give_back() -> None:

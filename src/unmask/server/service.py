@@ -14,6 +14,7 @@ from typing import Any
 
 from unmask import __version__
 from unmask.constraints import FIELDS, ConstraintError
+from unmask.engine.engine import COST_CONTEXTS
 from unmask.lm import LM, MODES, SPEC_VARIANTS, Event, Generation, Options, Piece
 from unmask.lm.options import default_mode
 from unmask.lm.soft import FIELDS as SOFT_FIELDS
@@ -29,6 +30,7 @@ from unmask.server.settings import DEFAULTS, Settings
 from unmask.server.worker import Job, Worker
 
 SMALL = 4096  # characters that are tokenised on the event loop: about a millisecond
+IDLE_SECONDS = 1.0  # between two looks whether nobody is there
 
 
 class Service:
@@ -45,6 +47,7 @@ class Service:
         self.held = 0  # choices that are on their way, from admission to their end
         self.seconds_each = 1.0  # running estimate of how long a choice takes
         self.draining = False
+        self.warming: asyncio.Task[None] | None = None
         self.metrics = Metrics(self.gauges())
         # Wrong defaults are a mistake of who starts the server, and are told now.
         lm.prepare((0,), options_for(parse(CompletionBody, {"prompt": "x"}), self.defaults, lm.traits))
@@ -53,10 +56,20 @@ class Service:
 
     async def start(self) -> None:
         self.worker.start()
-        if self.lm.traits.mask_id is not None:  # adaptivespec wants it, and no request should have to wait for it
-            await self.worker.call(self.lm.engine.measured_costs)
+        if self.lm.traits.mask_id is not None:
+            await self.worker.call(lambda: self.lm.engine.warm(self.lm.traits.draft_adapter))
+            self.warming = asyncio.create_task(self.warm())
+
+    async def warm(self) -> None:
+        """Time forwards behind longer contexts, too, while nobody is there; who comes meanwhile waits for one table."""
+        for context in COST_CONTEXTS[1:]:
+            while self.held:
+                await asyncio.sleep(IDLE_SECONDS)
+            await self.worker.call(lambda context=context: self.lm.engine.measured_costs(context))  # type: ignore[misc]
 
     async def stop(self) -> None:
+        if self.warming is not None:
+            self.warming.cancel()
         for call in list(self.calls):
             call.cancel()
         await asyncio.to_thread(self.worker.stop)
