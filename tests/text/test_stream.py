@@ -72,21 +72,36 @@ def expected(stream: TextStream, ids: list[int]) -> tuple[str, StopHit | None]:
     steps = [(count, settled(stream, ids[:count])) for count in range(1, len(ids) + 1)] + [(len(ids), whole)]
     for count, text in steps:
         for end in range(len(before) + 1, len(text) + 1):
-            for start in range(end):
+            for start in range(stream.skip, end):
                 if count > stream.min_ids and text[start:end] in stream.stops:
-                    return text[:start], StopHit(text[start:end], count)
+                    return text[stream.skip : start], StopHit(text[start:end], count)
         before = text
-    return whole, None
+    return whole[stream.skip :], None
 
 
 @pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "pieces"])
-@given(ids=IDS, borders=st.lists(st.integers(0, 24)), stops=STOPS, min_ids=st.integers(0, 6), flags=st.integers(0, 3))
-@example(ids=[97, 98], borders=[], stops=("ab", "b", "a"), min_ids=1, flags=0)
-@example(ids=[0xE2, 0x82], borders=[1], stops=("\ufffd",), min_ids=0, flags=0)
+@given(
+    ids=IDS,
+    borders=st.lists(st.integers(0, 24)),
+    stops=STOPS,
+    min_ids=st.integers(0, 6),
+    flags=st.integers(0, 3),
+    skip=st.integers(0, 4),
+)
+@example(ids=[97, 98], borders=[], stops=("ab", "b", "a"), min_ids=1, flags=0, skip=0)
+@example(ids=[0xE2, 0x82], borders=[1], stops=("\ufffd",), min_ids=0, flags=0, skip=0)
+@example(ids=[97, 98, 97], borders=[], stops=("ab", "a"), min_ids=0, flags=0, skip=1)
 def test_a_stream_is_the_one_shot_decode_cut_at_the_stop(
-    tokenizer: Tokenizer, ids: list[int], borders: list[int], stops: tuple[str, ...], min_ids: int, flags: int
+    tokenizer: Tokenizer,
+    ids: list[int],
+    borders: list[int],
+    stops: tuple[str, ...],
+    min_ids: int,
+    flags: int,
+    skip: int,
 ) -> None:
-    stream = TextStream(tokenizer, stops, min_ids, skip_special=bool(flags & 1), continues=bool(flags & 2))
+    special, continues = not flags & 1, bool(flags & 2)
+    stream = TextStream(tokenizer, stops, min_ids, skip_special=special, continues=continues, skip=skip)
     assert run(stream, cut(ids, borders)) == expected(stream, ids)
 
 

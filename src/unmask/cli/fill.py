@@ -30,6 +30,9 @@ FILLING: dict[str, Any] = {
     "untrained": flag(
         bool, PANEL, "Let a model that has not learned it continue what is before the gap.", "--untrained"
     ),
+    "constrain": flag(
+        str, PANEL, "What a hard constraint is about: the text of the gap, or the whole file.", "--constrain"
+    ),
 }
 
 

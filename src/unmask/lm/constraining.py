@@ -38,11 +38,18 @@ class Constraining:
         return Compiler(Vocabulary(tokens, tokenizer.spelling.artificial_space))
 
     def constrained(
-        self, request: Request, options: Options, stop: tuple[str, ...], before: str | None = None, after: str = ""
+        self,
+        request: Request,
+        options: Options,
+        stop: tuple[str, ...],
+        before: str | None = None,
+        after: str = "",
+        around: tuple[str, str] = ("", ""),
     ) -> Request:
         """The request under its constraints. ConstraintError where they cannot be kept within it.
 
         stop: texts that end it. before, after: what oracles see around what is written; None: `seen_before` the prompt.
+        around: what obeys a hard constraint together with what is written, before it and after it.
         """
         hard, soft, rounds = options.hard, options.soft, options.constraint_refinement_rounds
         if len(hard) > 1:
@@ -56,7 +63,9 @@ class Constraining:
         if rounds is not None and not 0 <= rounds <= MOST_ROUNDS:
             raise ValueError(f"constraint_refinement_rounds must be between 0 and {MOST_ROUNDS}, got {rounds}")
         if hard:
-            request = replace(request, constraint=self.compiler.start(hard[0], request.stop_ids, request.max_tokens))
+            left, right = (text.encode() for text in around)
+            start = self.compiler.start(hard[0], request.stop_ids, request.max_tokens, left, right)
+            request = replace(request, constraint=start)
         if soft:
             before = self.seen_before(request.prompt) if before is None else before
             oracles = tuple(map(self.oracle, soft))

@@ -1,8 +1,8 @@
 """`LM.fill`: gaps of any length, candidates and the choice among them, all by requests to the engine.
 
 In place a gap is filled room by room: where one is full before the model ends the gap, what was written becomes part of
-the prefix and the suffix moves on. Where the causal rows have not learned gaps, one of several candidates is theirs:
-the prefix continued. Every way is a plain request, so several run in one batch.
+the prefix and the suffix moves on. Where the causal rows have not learned gaps, some of several candidates are theirs:
+the prefix continued, by `lm.branching`. Every candidate is a plain request, so several run in one batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from unmask.lm.filling import IN_PLACE, PREFIX, Filling
+from unmask.lm.branching import OTHERS, Branch, Root, branches
+from unmask.lm.cutting import cuts, endings
+from unmask.lm.filling import IN_PLACE, LONG_TOKEN, PREFIX, SUFFIX_TOKENS, Filling
+from unmask.lm.follow import Follow
 from unmask.lm.options import Options, causal
 from unmask.lm.ranking import Score, scores
 from unmask.lm.result import Event, Generation, Numbers
@@ -21,7 +24,7 @@ from unmask.types import Request
 if TYPE_CHECKING:
     from unmask.lm.lm import LM
 
-CUTS = 12  # line ends at which a continued prefix may be cut
+CUTS, FEWEST_CUTS = 16, 3  # places at which continued prefixes may be cut: all of one candidate, each of many
 CONTINUED = 64  # tokens that a prefix is continued by, unless told
 
 
@@ -77,10 +80,13 @@ def fill(lm: LM, prefix: str, suffix: str, options: Options, filling: Filling) -
     every = ways(lm, layout, options, filling)
     ready = [lm.filler.prepare(prefix, suffix, way.options, way.filling, way.blocks) for way in every]
     rooms = [Room(request, lm.submit(request, follow)) for request, follow in ready]
-    made = [go_on(lm, prefix, suffix, way, room) for way, room in zip(every, rooms, strict=True)]
-    if suffix:
-        made = [one for candidate in made for one in (cuts(candidate) if candidate.layout == PREFIX else [candidate])]
-    made = list({candidate.text: candidate for candidate in reversed(made)}.values())[::-1]
+    unique = dict[str, Candidate]()
+    for way, (request, follow), room in zip(every, ready, rooms, strict=True):
+        first = go_on(lm, prefix, suffix, way, room)
+        for one in (first, *(beside(lm, suffix, first, request, follow, way.others) if way.others else ())):
+            for candidate in ends(suffix, options, filling, request, follow, one):
+                unique.setdefault(candidate.text, candidate)
+    made = list(unique.values())
     if len(made) > 1:
         found = scores(lm, prefix, [candidate.text for candidate in made], suffix)
         made = [replace(candidate, score=score) for candidate, score in zip(made, found, strict=True)]
@@ -89,37 +95,90 @@ def fill(lm: LM, prefix: str, suffix: str, options: Options, filling: Filling) -
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How one candidate is made. blocks: its room; None: what may be needed."""
+    """How one candidate is made. blocks: its room; None: what may be needed. others: so many more part from it."""
 
     options: Options
     filling: Filling
     blocks: int | None = None
+    others: int = 0
 
 
 def ways(lm: LM, layout: str, options: Options, filling: Filling) -> list[Way]:
-    """One for each candidate. Sampled ones differ by their seeds; greedy ones, in place, by their rooms."""
-    if filling.candidates == 1:
+    """Those of all candidates. Sampled ones differ by their seeds; greedy ones by their rooms in place, and else by
+    where they part from the first."""
+    count = filling.candidates
+    if count == 1:
         return [Way(options, filling)]
-    beside = continuing(lm, options, filling) if layout == IN_PLACE else []
-    count = filling.candidates - len(beside)
+    helped = layout == IN_PLACE and continues(lm, options, filling)
     if options.temperature > 0:
-        return [*(Way(replace(options, seed=options.seed + number), filling) for number in range(count)), *beside]
-    if layout != IN_PLACE or filling.length is not None:
+        made = [Way(replace(options, seed=options.seed + number), filling) for number in range(count - helped)]
+        return [*made, continuing(options, filling)] if helped else made
+    if layout != IN_PLACE:
+        if options.mode == "fastdiffuser" or options.soft:
+            raise ValueError("candidates above 1 need a temperature above 0 here: they would all be the same")
+        return [with_others(options, filling, count - 1)]
+    if filling.length is not None:
         raise ValueError("candidates above 1 need a temperature above 0 here: they would all be the same")
     size = options.block_size or lm.traits.block_size
     most = max(lm.traits.gap_room // size, 1)
     if options.max_tokens is not None:
         most = min(most, options.max_tokens // size + 1)
-    return [*(Way(options, filling, blocks) for blocks in range(1, min(count, most) + 1)), *beside]
+    made = [Way(options, filling, blocks) for blocks in range(1, min(count - helped, most) + 1)]
+    return [*made, continuing(options, filling, count - len(made) - 1)] if helped else made
 
 
-def continuing(lm: LM, options: Options, filling: Filling) -> list[Way]:
-    """The prefix continued by causal rows that know nothing of gaps, which are the better writers. None where they
-    have learned gaps, and where an end has to be met that they do not see."""
-    if lm.traits.gap_causal or filling.length is not None or options.constraints:
-        return []
+def continues(lm: LM, options: Options, filling: Filling) -> bool:
+    """Whether causal rows that know nothing of gaps continue the prefix beside what is filled in place: they are the
+    better writers. Not where they have learned gaps, nor where an end has to be met that they do not see."""
+    return not (lm.traits.gap_causal or filling.length is not None or options.constraints)
+
+
+def continuing(options: Options, filling: Filling, others: int = 0) -> Way:
     most = CONTINUED if options.max_tokens is None else options.max_tokens
-    return [Way(causal(replace(options, max_tokens=most)), replace(filling, layout=PREFIX, untrained=True))]
+    way = replace(filling, layout=PREFIX, untrained=True)
+    return with_others(causal(replace(options, max_tokens=most)), way, others)
+
+
+def with_others(options: Options, filling: Filling, others: int) -> Way:
+    """Where others part from it, its tokens have to be known with what else was likely."""
+    known = replace(options, logprobs=max(options.logprobs or 0, OTHERS)) if others else options
+    return Way(known, filling, others=others)
+
+
+def beside(lm: LM, suffix: str, first: Candidate, request: Request, follow: Follow, count: int) -> list[Candidate]:
+    """So many more candidates that part from a greedy one."""
+    names = lm.tokenizer.encode(suffix[: SUFFIX_TOKENS * LONG_TOKEN])[:SUFFIX_TOKENS] if first.layout == PREFIX else ()
+    root = Root(request, follow, frozenset(names), lm.tokenizer.special_ids)
+    found = branches(root, first.generations[0].tokens, count)
+    streams = [None if one.done else lm.submit(one.request, one.follow) for one in found]
+    return [
+        whole(one, first, suffix) if stream is None else candidate_of(first.layout, suffix, (lm.finish(stream),))
+        for one, stream in zip(found, streams, strict=True)
+    ]
+
+
+def whole(branch: Branch, first: Candidate, suffix: str) -> Candidate:
+    """A candidate that its head is all of: nothing had to be generated for it."""
+    hit = branch.follow.stream.hit
+    text, trimmed = "".join(branch.follow.text), hit is not None and suffix.startswith(hit.text)
+    return Candidate(first.layout, text, first.generations, hit is None, trimmed)
+
+
+def ends(
+    suffix: str, options: Options, filling: Filling, request: Request, follow: Follow, made: Candidate
+) -> list[Candidate]:
+    """A continued prefix ended wherever the suffix may go on; what has seen the suffix, as it is."""
+    if made.layout != PREFIX or not suffix:
+        return [made]
+    last, most = made.generations[-1], max(CUTS // filling.candidates, FEWEST_CUTS)
+    if not options.hard:
+        texts = cuts(made.text, suffix, most, whole=last.finish_reason == "stop")
+    elif request.constraint is not None and last.text == made.text:
+        texts = [*endings(request.constraint, request.max_tokens, last.token_ids, follow.blank)[:most], made.text]
+    else:
+        texts = [made.text]
+    unlike = {text: replace(made, text=text, ended=made.ended and text == made.text) for text in texts}
+    return list(unlike.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +202,7 @@ def go_on(lm: LM, prefix: str, suffix: str, way: Way, room: Room) -> Candidate:
         full = generation.finish_reason == "length" and room.request.room == room.request.max_tokens
         more = full and wanted is not None and wanted > room.request.max_tokens
         if not more or way.blocks is not None or options.constraints:
-            ended = generation.finish_reason == "stop" and generation.stopped_by is None
-            trimmed = generation.stopped_by is not None and suffix.startswith(generation.stopped_by)
-            text = "".join(one.text for one in done)
-            return Candidate(lm.filler.layout(filling), text, tuple(done), ended, trimmed)
+            return candidate_of(lm.filler.layout(filling), suffix, tuple(done))
         before = prefix + "".join(one.text for one in done)
         options, filling = remaining(options, filling, generation.stats.tokens)
         request, follow = lm.filler.prepare(before, suffix, options, filling)
@@ -161,14 +217,11 @@ def remaining(options: Options, filling: Filling, written: int) -> tuple[Options
     return replace(options, max_tokens=most, min_tokens=max(options.min_tokens - written, 0)), filling
 
 
-def cuts(candidate: Candidate) -> list[Candidate]:
-    """A continued prefix cut after each of its first lines, with and without the line's end, and whole."""
-    rows = candidate.text.splitlines(keepends=True)[:CUTS]
-    texts = list[str]()
-    for number in range(1, len(rows) + 1):
-        whole = "".join(rows[:number])
-        texts += [whole, whole.rstrip("\n")]
-    return [replace(candidate, text=text, ended=False) for text in dict.fromkeys([*texts, candidate.text])]
+def candidate_of(layout: str, suffix: str, generations: tuple[Generation, ...]) -> Candidate:
+    last = generations[-1]
+    ended = last.finish_reason == "stop" and last.stopped_by is None
+    trimmed = last.stopped_by is not None and suffix.startswith(last.stopped_by)
+    return Candidate(layout, "".join(one.text for one in generations), generations, ended, trimmed)
 
 
 def check_text(name: str, text: object) -> None:

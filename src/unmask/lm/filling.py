@@ -20,6 +20,7 @@ from unmask.types import Ids, Request, Traits
 
 IN_PLACE, PREFIX = "in-place", "prefix"
 LAYOUTS = (IN_PLACE, "psm", "spm", PREFIX)
+GAP, WHOLE = "gap", "whole"
 SUFFIX_TOKENS = 256  # of a suffix are shown; training shows fewer
 LONG_TOKEN = 32  # characters; what lies beyond so many times as much is not tokenised at all
 # A middle that goes on with the suffix's own beginning has run past its end: so much of it is proof enough.
@@ -36,6 +37,7 @@ class Filling:
     heal: whether the last token of the prefix may be written anew, as the beginning of a longer one; None: except in
         place, where torn tokens were learned.
     untrained: a model that has not learned it may try, by layout "prefix".
+    constrain: what a hard constraint is about: the text of the "gap", or prefix, gap and suffix together, as a "whole".
     """
 
     layout: str | None = None
@@ -43,6 +45,7 @@ class Filling:
     candidates: int = 1
     heal: bool | None = None
     untrained: bool = False
+    constrain: str = GAP
 
     def __post_init__(self) -> None:
         if self.layout not in (None, *LAYOUTS):
@@ -51,6 +54,8 @@ class Filling:
             raise ValueError(f"length must be at least 1, got {self.length}")
         if not 1 <= self.candidates <= 64:
             raise ValueError(f"candidates must be between 1 and 64, got {self.candidates}")
+        if self.constrain not in (GAP, WHOLE):
+            raise ValueError(f"constrain must be {GAP} or {WHOLE}, got {self.constrain!r}")
 
 
 class Filler:
@@ -107,6 +112,8 @@ class Filler:
         options = replace(options, mode=self.mode(layout, options.mode))
         if filling.length is not None:
             options = replace(options, max_tokens=filling.length, min_tokens=filling.length)
+        if filling.constrain == WHOLE and not options.hard:
+            raise ValueError("constrain 'whole' has nothing to act on: no hard constraint is among the constraints")
         before = self.tokenizer.encode(prefix) if isinstance(prefix, str) else tuple(prefix)
         bos = self.bos if isinstance(prefix, str) else ()
         heal = filling.heal if filling.heal is not None else layout != IN_PLACE
@@ -126,11 +133,12 @@ class Filler:
         stop = options.stop if options.hard else (*options.stop, *overlap(suffix))
         seen = prefix if isinstance(prefix, str) else self.tokenizer.decode(prefix)
         seen = seen[: len(seen) - len(written.decode())]  # which is written again
-        request = self.constraining.constrained(request, options, stop, seen, suffix)
+        around = (seen, suffix) if filling.constrain == WHOLE else ("", "")
+        request = self.constraining.constrained(request, options, stop, seen, suffix, around)
         if written:
             request = replace(request, constraint=self.healer.start(written))
         mode = options.mode or default_mode(self.traits)
-        return request, Follow(self.tokenizer, request, stop, mode, options.hard, len(written.decode()))
+        return request, Follow(self.tokenizer, request, stop, mode, options.hard, len(written.decode()), around)
 
     def beginning(self) -> Ids:
         """What stands for nothing before the gap."""

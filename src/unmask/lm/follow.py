@@ -24,16 +24,30 @@ class Follow:
         stop: tuple[str, ...],
         mode: str,
         specs: tuple[Spec, ...] = (),
-        drop: int = 0,
+        skip: int = 0,
+        around: tuple[str, str] = ("", ""),
     ) -> None:
-        """drop: so many characters at the start are the prompt's own, written again (`text.healing`)."""
-        self.stream = TextStream(tokenizer, stop, min_ids=request.min_tokens)
-        self.request, self.mode, self.specs, self.drop = request, mode, specs, drop
+        """skip: so many characters at the start are the prompt's own, written again (`text.healing`). around: what
+        stands before and after the text and obeys the specs together with it."""
+        self.stream = self.blank = TextStream(
+            tokenizer, stop, min_ids=request.min_tokens, skip=skip, continues=bool(around[0])
+        )
+        self.request, self.mode, self.specs, self.around = request, mode, specs, around
         self.text, self.tokens = list[str](), list[Token]()
+        self.head = 0  # tokens, of those, that were there before
         self.begun = time.perf_counter()
         self.first: float | None = None
         self.done: Generation | None = None
         self.state: State | None = None  # after the last step; none before the first one
+
+    def behind(self, head: tuple[Token, ...], mode: str) -> Follow:
+        """The same for a request whose prompt has `head` in it, which text and tokens begin with; not for one that
+        `head` ends (`stream.hit`)."""
+        blank = self.blank
+        made = Follow(blank.tokenizer, self.request, blank.stops, mode, self.specs, blank.skip, self.around)
+        made.stream, text = made.stream.feed(token.id for token in head)
+        made.text, made.tokens, made.head = [text], list(head), len(head)
+        return made
 
     def take(self, update: Update) -> Iterator[Event]:
         """Events of one step. After one that sets `done` the request must be cancelled if the engine goes on."""
@@ -51,7 +65,6 @@ class Follow:
         if finish:
             self.stream, rest = self.stream.finish()
             text += rest
-        text, self.drop = text[self.drop :], max(self.drop - len(text), 0)
         self.tokens.extend(emitted)
         self.text.append(text)
         if text or emitted:
@@ -68,12 +81,14 @@ class Follow:
             token_ids=tuple(token.id for token in self.tokens),
             tokens=tuple(self.tokens),
             finish_reason=finish,
-            stats=numbers_of(update.state, len(self.tokens), seconds, seconds if self.first is None else self.first),
+            stats=numbers_of(
+                update.state, len(self.tokens) - self.head, seconds, seconds if self.first is None else self.first
+            ),
             prompt_ids=self.request.prompt,
             mode=self.mode,
             strategy=update.state.request.strategy,
             stopped_by=self.stream.hit.text if self.stream.hit else None,
-            constraint=judged(self.specs, text, self.soft(update.state)),
+            constraint=judged(self.specs, text.join(self.around), self.soft(update.state)),
         )
 
     @staticmethod

@@ -182,6 +182,7 @@ class LM:
         candidates: int = 1,
         heal: bool | None = None,
         untrained: bool = False,
+        constrain: str = "gap",
         **options: Any,
     ) -> Filled:
         """Fill the gap between two texts, with both in view; an empty suffix means that nothing follows.
@@ -189,14 +190,23 @@ class LM:
         layout: "in-place", "psm" or "spm"; None takes the best that the checkpoint has learned. length: exactly so many
         tokens; max_tokens: at most so many; neither: as many as it takes, up to the widest gap learned in place.
         candidates: fill so often and take what the model's causal rows like best together with the suffix's first
-        tokens; without a temperature, in place, these are rooms of one, two, ... blocks. heal: let the last token of
+        tokens; without a temperature they part from a greedy one where another token was likely too
+        (`lm.branching`), and are rooms of one, two, ... blocks in place. heal: let the last token of
         the prefix be written anew. untrained: let a model that has not learned to fill continue the prefix, and the
-        suffix choose where to stop; a warning says so. options: the fields of `Options`.
+        suffix choose where to stop; a warning says so. constrain: whether a hard constraint is about the text of the
+        "gap" or about the "whole" of prefix, gap and suffix. options: the fields of `Options`.
         ValueError for a model that cannot, and as in `generate`.
         """
         check_text("prefix", prefix)
         check_text("suffix", suffix)
-        filling = Filling(layout=layout, length=length, candidates=candidates, heal=heal, untrained=untrained)
+        filling = Filling(
+            layout=layout,
+            length=length,
+            candidates=candidates,
+            heal=heal,
+            untrained=untrained,
+            constrain=constrain,
+        )
         return fill(self, prefix, suffix, options_of(options), filling)
 
     def patch(self, text: str | bytes, *, path: str = "file.py", **given: Any) -> Patched:

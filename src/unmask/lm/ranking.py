@@ -1,89 +1,158 @@
 """Candidates for a gap, judged by the causal rows in the text's own order: how likely they are, and what follows them.
 
-score = (mean log p(middle | prefix) + mean log p(first suffix tokens | prefix, middle)) / 2: the rule that PILL found
-best for infilling (its ablation: 71.4 against 69.0 for the middle and 64.0 for the suffix alone; more than a few suffix
-tokens add noise). The text is tokenised as a whole, so both joins are as in a text that was never cut.
+score = log p(middle | prefix) + log p(first suffix tokens | prefix, middle), which is log p(middle | prefix, suffix)
+but for a constant: the causal rows never see the suffix, and choose by it all the same. Sums, not means per token:
+means like long middles too well (measured, docs/infill.md). The text is tokenised as a whole, so both joins are as in
+a text that was never cut.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from itertools import accumulate, takewhile
+from typing import TYPE_CHECKING, NamedTuple
 
 from unmask.engine.scheduler import Job
-from unmask.types import Ids, Plan, Read, Request, Span
+from unmask.types import Ids, Plan, Read, Request, Rows, Span
 
 if TYPE_CHECKING:
     from unmask.lm.lm import LM
 
-SUFFIX_SCORED = 8  # tokens
-CONTEXT_SCORED = 512  # tokens of the prefix, at most, that the score looks at
+SUFFIX_SCORED = 16  # tokens
 LEAST = 1.4e-45  # what a probability below float32's smallest counts as
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Natural logarithms, means per token. suffix: of its first tokens; None where there is none."""
+    """Natural logarithms. suffix: of its first tokens; None where there is none."""
 
     middle: float
     suffix: float | None
 
     @property
     def whole(self) -> float:
-        return self.middle if self.suffix is None else (self.middle + self.suffix) / 2
+        return self.middle + (self.suffix or 0.0)
 
 
 def scores(lm: LM, prefix: str, middles: Sequence[str], suffix: str) -> list[Score]:
     """One score for each candidate."""
-    head = suffix[: 8 * SUFFIX_SCORED]  # characters enough for so many tokens of most texts
-    return [score(lm, prefix, middle, head) for middle in middles]
+    return [
+        Score(sum(inside), sum(after) if after else None)
+        for inside, after in likelihoods(lm, prefix, middles, suffix, SUFFIX_SCORED)
+    ]
 
 
-def score(lm: LM, prefix: str, middle: str, head: str) -> Score:
-    ids = lm.encode(prefix + middle + head)
-    lengths = [len(lm.tokenizer.token_bytes(token)) for token in ids]
-    if lm.tokenizer.add_bos:
-        lengths[0] = 0
-    ends = list(accumulate(lengths))
-    first, last = len(prefix.encode()), len((prefix + middle).encode())
-    begin = next((i for i, end in enumerate(ends) if end > first), len(ids))
-    begin = max(begin, 1)
-    stop = next((i for i, end in enumerate(ends) if end > last), len(ids))
-    stop = max(stop, begin)
-    wanted = min(stop + SUFFIX_SCORED, len(ids)) if head else stop
-    cut = max(0, begin - CONTEXT_SCORED)
-    found = log_likelihoods(lm, ids[cut:wanted], begin - cut)
-    inside, after = found[: stop - begin], found[stop - begin :]
-    return Score(mean(inside), mean(after) if after else None)
+class Likelihoods(NamedTuple):
+    """log p(token | all before it), of the tokens of a middle and of the first ones of the suffix behind it."""
+
+    middle: Sequence[float]
+    suffix: Sequence[float]
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def likelihoods(lm: LM, prefix: str, middles: Sequence[str], suffix: str, tokens: int) -> list[Likelihoods]:
+    """Of each middle, with so many tokens of the suffix at most."""
+    head = suffix[: 8 * tokens]  # characters enough for so many tokens of most texts
+    texts = [Text.of(lm, prefix, middle, head, tokens) for middle in middles]
+    found = log_likelihoods(lm, [(text.ids, text.begin) for text in texts])
+    return [
+        Likelihoods(each[: text.stop - text.begin], each[text.stop - text.begin :])
+        for text, each in zip(texts, found, strict=True)
+    ]
 
 
-def log_likelihoods(lm: LM, ids: Ids, first: int) -> list[float]:
-    """log p(token | all before it) of ids[first:], by causal rows of the engine's own forwards.
+class Text(NamedTuple):
+    """A middle in its place: its tokens are ids[begin:stop], the one that leads into it among them."""
 
-    Raises ValueError where the key/value memory has no room for them beside what runs.
+    ids: Ids
+    begin: int
+    stop: int
+
+    @classmethod
+    def of(cls, lm: LM, prefix: str, middle: str, head: str, tokens: int) -> Text:
+        ids = lm.encode(prefix + middle + head)
+        lengths = [len(lm.tokenizer.token_bytes(token)) for token in ids]
+        if lm.tokenizer.add_bos:
+            lengths[0] = 0
+        ends = list(accumulate(lengths))
+        first, last = len(prefix.encode()), len((prefix + middle).encode())
+        begin = max(next((i for i, end in enumerate(ends) if end > first), len(ids)), 1)
+        stop = max(next((i for i, end in enumerate(ends) if end > last), len(ids)), begin)
+        return cls(ids[: stop + tokens if head else stop], begin, stop)
+
+
+def log_likelihoods(lm: LM, texts: Sequence[tuple[Ids, int]]) -> list[list[float]]:
+    """log p(token | all before it) of ids[first:] for each (ids, first), by causal rows of the engine's own forwards.
+
+    What all of them begin with is computed once, or not at all where the key/value memory still has it; behind it they
+    share forwards. Raises ValueError where the memory has no room beside what runs.
     """
-    engine, pages = lm.engine, list[int]()
-    found, rows = list[float](), len(ids) - 1
-    if first >= len(ids):
-        return []
+    wanted = [i for i, (ids, first) in enumerate(texts) if first < len(ids)]
+    found: list[list[float]] = [[] for _ in texts]
+    if not wanted:
+        return found
+    engine, chunk = lm.engine, lm.engine.config.prefill_chunk
+    shared = min(common([texts[i][0] for i in wanted]), *(texts[i][1] - 1 for i in wanted))
+    begun = texts[wanted[0]][0][: shared + 1]
     with lm.lock:  # not while another thread steps the engine
-        if not engine.pages.extend(pages, rows):
+        pages = engine.pages.reuse(begun, "causal") if engine.config.prefix_reuse else []
+        known = len(pages) * engine.pages.size
+        room = engine.pages.free * engine.pages.size + known - shared
+        plans = list(pieces([(i, len(texts[i][0]) - 1) for i in wanted], shared, max(min(chunk, room), 1)))
+        rows = max(plan[0].start + sum(piece.stop - piece.start for piece in plan) for plan in plans)
+        fits = engine.pages.extend(pages, rows)
+    try:
+        if not fits:
             raise ValueError(f"{rows} tokens do not fit the key/value memory: raise max_tokens_cached")
-        try:
-            for start in range(0, rows, engine.config.prefill_chunk):
-                tokens = ids[start : min(start + engine.config.prefill_chunk, rows)]
-                read = tuple(row for row in range(len(tokens)) if start + row >= first - 1)
-                given = tuple(ids[start + row + 1] for row in read)
-                reads = (Read(0, read, given=given, detail=True),) if read else ()
-                job = Job(Request(ids[:1], 1), Plan((Span(tokens, start),), reads), start, pages)
-                found += [math.log(max(row.given_prob, LEAST)) for row in engine.runner.run([job])[0]]
-        finally:
+        for start in range(known, shared, chunk):
+            forward(lm, Plan((Span(begun[start : min(start + chunk, shared)], start),), ()), start, pages)
+        for plan in plans:
+            spans, reads = list[Span](), list[Read]()
+            for number, piece in enumerate(plan):
+                ids, first = texts[piece.text]
+                read = tuple(range(max(first - 1 - piece.start, 0), piece.stop - piece.start))
+                given = tuple(ids[piece.start + row + 1] for row in read)
+                spans.append(Span(ids[piece.start : piece.stop], piece.start))
+                reads.append(Read(number, read, given=given, detail=True))
+            values = iter(forward(lm, Plan(tuple(spans), tuple(reads)), plan[0].start, pages))
+            for piece, each in zip(plan, reads, strict=True):
+                found[piece.text] += [math.log(max(next(values).given_prob, LEAST)) for _ in each.rows]
+    finally:
+        with lm.lock:
             engine.pages.release(pages)
     return found
+
+
+def forward(lm: LM, plan: Plan, kept: int, pages: Sequence[int]) -> Rows:
+    with lm.lock:
+        return lm.engine.runner.run([Job(Request(plan.spans[0].tokens[:1], 1), plan, kept, pages)])[0]
+
+
+def common(several: Sequence[Ids]) -> int:
+    """How many ids all of them begin with."""
+    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*several, strict=False)))
+
+
+class Piece(NamedTuple):
+    """Rows start to stop of a text, in one forward."""
+
+    text: int
+    start: int
+    stop: int
+
+
+def pieces(rows: Sequence[tuple[int, int]], shared: int, most: int) -> Iterator[list[Piece]]:
+    """What each forward computes of the texts (number, rows) behind what they share: as many beside each other as
+    `most` rows hold; one that is longer has forwards of its own, one after the other."""
+    beside = list[Piece]()
+    for text, stop in rows:
+        if beside and sum(piece.stop - piece.start for piece in beside) + stop - shared > most:
+            yield beside
+            beside = []
+        if stop - shared > most:
+            yield from ([Piece(text, start, min(start + most, stop))] for start in range(shared, stop, most))
+        else:
+            beside.append(Piece(text, shared, stop))
+    if beside:
+        yield beside

@@ -27,6 +27,7 @@ class TextStream:
 
     stops: stop strings; the match that ends first wins, of those the one that starts first. The text is cut before it.
     min_ids: a match must end in an id whose index is at least this. skip_special, continues: as `Tokenizer.decode`.
+    skip: so many characters at the start are the prompt's own, written again (`text.healing`): not shown, not searched.
     hit: the stop string that ended the text, if one did; ids fed after it are ignored.
     The other fields are the state: ids fed, bytes of an unfinished character, text held back, whether text has begun.
     Raises ValueError for an empty stop string.
@@ -37,6 +38,7 @@ class TextStream:
     min_ids: int = 0
     skip_special: bool = True
     continues: bool = False
+    skip: int = 0
     hit: StopHit | None = None
     fed: int = 0
     unfinished: bytes = b""
@@ -67,13 +69,15 @@ class TextStream:
         if not self.begun and self.tokenizer.spelling.artificial_space and not self.continues:
             data = data.removeprefix(b" ")
         text, used = codecs.utf_8_decode(self.unfinished + data, "replace", final)
-        unfinished = (self.unfinished + data)[used:]
-        window = self.held + text
+        unfinished, skip = (self.unfinished + data)[used:], max(self.skip - len(text), 0)
+        window = self.held + text[self.skip :]
         if fed > self.min_ids and (match := _first_match(window, self.stops, len(self.held))):
             start, stop = match
-            return replace(self, hit=StopHit(stop, fed), fed=fed, unfinished=b"", held="", begun=True), window[:start]
+            hit = StopHit(stop, fed)
+            return replace(self, hit=hit, fed=fed, skip=0, unfinished=b"", held="", begun=True), window[:start]
         cut = len(window) if final else len(window) - _undecided(window, self.stops)
-        return replace(self, fed=fed, unfinished=unfinished, held=window[cut:], begun=begun), window[:cut]
+        stream = replace(self, fed=fed, skip=skip, unfinished=unfinished, held=window[cut:], begun=begun)
+        return stream, window[:cut]
 
 
 def _first_match(text: str, stops: tuple[str, ...], seen: int) -> tuple[int, str] | None:
