@@ -13,7 +13,7 @@ from unmask.constraints import ConstraintError, Regex, check
 from unmask.constraints.regex import effort
 
 atoms = st.sampled_from(
-    ["a", "b", ".", "[ab]", "[^a]", "[^ab\\d]", "\\d", "\\w", "é", "(?i:b)", "\\n", "x{2}", "(?s:.)"]
+    ["a", "b", ".", "[ab]", "[^a]", "[^ab\\d]", "\\d", "(?a:\\w)", "é", "(?i:b)", "\\n", "x{2}", "(?s:.)"]
 )
 patterns = st.recursive(
     atoms,

@@ -33,6 +33,7 @@ SCHEMAS: list[Any] = [
     {"type": "string", "maxLength": 3},
     {"type": "string", "minLength": 2},
     {"type": "string", "minLength": 2, "maxLength": 5},
+    {"type": "string", "maxLength": 2000},
     {"type": "string", "pattern": "^[A-Z]{2}-\\d+$"},
     {"type": "string", "pattern": "b.d"},
     {"type": "string", "pattern": '^"\\\\\\n$'},

@@ -40,56 +40,81 @@ def floor_of(choices: Choices) -> float:
     return math.log(max(1.0 - sum(math.exp(score) for _, score in choices), LEAST))
 
 
+# A place without its language, which is the same all through a block: (column, promised, unwritten), see `Place`.
+Key = tuple[Column | None, Ids, bool]
+
+
 def beam(place: Place, slots: Sequence[Choices | int], known: Ids, budget: int) -> Ids:
-    layer: dict[Place, tuple[float, Ids]] = {place: (0.0, ())}
-    trail = place
+    language = place.language
+    trail: Key = (place.column, place.promised, place.unwritten)
+    layer: dict[Key, tuple[float, Ids]] = {trail: (0.0, ())}
     for i, slot in enumerate(slots):
-        found: dict[Place, tuple[float, Ids]] = {}
+        if all(len(way) < i for _, way in layer.values()):
+            break  # every text has ended: what is left counts the same for all of them
+        found: dict[Key, tuple[float, Ids]] = {}
         floor = None if isinstance(slot, int) else floor_of(slot)
-        stop = stop_score(slot, place.language.stop_ids)[0]
-        for here, (score, way) in layer.items():
+        stop = stop_score(slot, language.stop_ids)[0]
+        for key, (score, way) in layer.items():
+            here = type(place)(language, *key)
             if len(way) < i or here.over(budget - i):  # the text has ended before this slot, which nothing may stand in
                 if floor is not None:
-                    offer(found, here, score + stop, way)
+                    offer(found, key, score + stop, way)
                 continue
-            hint = known[i] if here == trail and i < len(known) else None
+            hint = known[i] if key == trail and i < len(known) else None
             for after, token, value in onward(here, slot, floor, hint, budget - i):
                 offer(found, after, score + value, (*way, token))
         best = sorted(found.items(), key=lambda item: -item[1][0])
         layer = dict(best[:BEAM])
         if i < len(known):
-            reached = trail.advance(known[i])
+            reached = advanced(type(place)(language, *trail), known[i])
             assert reached is not None
             trail = reached
         layer.setdefault(trail, found[trail])  # the way that is known is never lost
     return max(layer.values(), key=lambda item: item[0])[1]
 
 
-def offer(found: dict[Place, tuple[float, Ids]], place: Place, score: float, way: Ids) -> None:
+def offer(found: dict[Key, tuple[float, Ids]], place: Key, score: float, way: Ids) -> None:
     if place not in found or score > found[place][0]:
         found[place] = score, way
 
 
+def advanced(here: Place, token: int) -> Key | None:
+    """As `Place.advance`."""
+    column = here.column
+    plain = not (here.promised or here.unwritten) and token not in here.language.stop_ids
+    if column is not None and plain and token in column.after:
+        after = column.after[token]  # the common case, without a place of its own
+        return None if after is None else (after, (), False)
+    place = here.advance(token)
+    return None if place is None else (place.column, place.promised, place.unwritten)
+
+
 def onward(
     here: Place, slot: Choices | int, floor: float | None, hint: int | None, left: int
-) -> Iterator[tuple[Place, int, float]]:
+) -> Iterator[tuple[Key, int, float]]:
     """(place after the slot, token, score) for each way on."""
     if isinstance(slot, int) or floor is None:
         assert isinstance(slot, int)
-        after = here.take(slot, left)
-        if after is not None:
+        after = advanced(here, slot)
+        if after is not None and fits(after, left - 1):
             yield after, slot, 0.0
         return
     none = True
     for token, value in slot:
-        after = here.take(token, left)
-        if after is not None:
+        after = advanced(here, token)
+        if after is not None and fits(after, left - 1):
             yield after, token, max(value, floor)
             none = False
     for token in {*((hint,) if hint is not None else ()), *(here.ending(left, 1)[:1] if none else ())}:
-        after = here.advance(token)
+        after = advanced(here, token)
         assert after is not None
         yield after, token, floor
+
+
+def fits(key: Key, budget: int) -> bool:
+    """As `Place.fits`."""
+    column, promised, unwritten = key
+    return column is None or column.cost + unwritten <= budget or 0 < len(promised) <= budget
 
 
 class Graph:

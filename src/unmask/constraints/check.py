@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
-import jsonschema
 import lark
-from jsonschema.validators import validator_for
 
 from unmask.constraints import lark_syntax, regex
+from unmask.constraints.judge import Judge, JudgeError
+from unmask.constraints.limits import MOST_EFFORT
 from unmask.constraints.specs import Choice, Grammar, JsonObject, JsonSchema, Regex, Spec
 from unmask.types import Verdict
 
 LONGEST_PARSED = 500  # characters: Lark's Earley parser may need the cube of it
-MOST_EFFORT = 1e6  # ways that a backtracking matcher may have to try: a second at most
 SATISFIED = Verdict("satisfied")
 TOO_LONG = Verdict("unknown", "Python's re might take too long to judge the pattern")
 
@@ -42,26 +40,11 @@ def of_json(schema: str, text: str) -> Verdict:
         return Verdict("violated", f"the text is no JSON: {error}")
     except RecursionError:
         return Verdict("unknown", "the text is nested too deeply for json.loads")
-    rules = json.loads(schema)
-    if any(len(text) * regex.effort(pattern, len(text)) > MOST_EFFORT for pattern in patterns(rules)):
-        return TOO_LONG
-    judge = validator_for(rules, jsonschema.Draft202012Validator)(rules)
     try:
-        fault = jsonschema.exceptions.best_match(judge.iter_errors(value))
-    except RecursionError:
-        return Verdict("unknown", "the text is nested too deeply for jsonschema")
+        fault = Judge(json.loads(schema), [value]).fault(value)
+    except JudgeError as error:
+        return Verdict("unknown", str(error))
     return SATISFIED if fault is None else Verdict("violated", f"{fault.json_path}: {fault.message:.300}")
-
-
-def patterns(schema: Any) -> list[str]:
-    """All regular expressions of a schema."""
-    found, stack = list[str](), [schema]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, dict):
-            found += [value for value in (part.get("pattern"),) if isinstance(value, str)]
-        stack += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    return found
 
 
 def of_grammar(spec: Grammar, text: str) -> Verdict:

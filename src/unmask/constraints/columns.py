@@ -7,7 +7,7 @@ draft again or trying a thousand tokens costs look-ups. Columns are never change
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from unmask.constraints.grammar import FAR, Grammar, distances
 from unmask.constraints.vocabulary import Vocabulary
@@ -82,6 +82,13 @@ class Columns:
             found = column.next[symbol] = self.close(kernel) if kernel else None
             return found
 
+    def symbols(self, column: Column) -> list[int]:
+        """The classes of bytes that may follow."""
+        edges = self.grammar.edges
+        if len(column.pairs) == 1:
+            return list(edges[column.pairs[0][0]])
+        return sorted({symbol for state, _ in column.pairs for symbol in edges[state]})
+
     def walk(self, column: Column | None, data: bytes) -> Column | None:
         for byte in data:
             if column is None:
@@ -94,7 +101,7 @@ class Columns:
 
         also: columns at the same place, which become part of it.
         """
-        grammar, tail = self.grammar, self.tail
+        grammar = self.grammar
         accepting = any(column.accepting for column in also)
         seen, active = set[tuple[int, Node]](), {pair for column in also for pair in column.pairs}
         entered = dict[int, set[tuple[int, Node | int | None]]]()
@@ -123,25 +130,35 @@ class Columns:
                     begun.append((rule, first))
                     calls += [(callee, back, rule) for callee, back in grammar.calls[first]]
                 entered[rule].add((to, parent))
-        made = dict[int, Node]()
-
-        def node_of(rule: int) -> Node:
-            # Without left recursion a rule is never its own caller at one place, so this comes to an end.
-            if rule not in made:
-                after = set[tuple[int, Node | None]]()
-                for to, parent in entered[rule]:
-                    above = parent if isinstance(parent, Node) else node_of(parent)  # type: ignore[arg-type]
-                    if tail[to]:
-                        after.update(above.after)
-                    else:
-                        after.add((to, above))
-                made[rule] = self.node(frozenset(after))
-            return made[rule]
-
+        made = self.nodes_of(entered) if begun else {}
         for rule, first in begun:
             if grammar.edges[first]:
-                active.add((first, node_of(rule)))
+                active.add((first, made[rule]))
         return self.column(active, accepting)
+
+    def nodes_of(self, entered: Mapping[int, set[tuple[int, Node | int | None]]]) -> dict[int, Node]:
+        """What follows each rule that is entered at one place. entered: rule -> (state after it, who called it: a rule
+        that is entered there too, or what follows the calling one)."""
+        made, tail, stack = dict[int, Node](), self.tail, list(entered)
+        while stack:
+            rule = stack[-1]
+            callers = {parent for _, parent in entered[rule] if not isinstance(parent, Node) and parent not in made}
+            if rule not in made and callers:
+                # Without left recursion a rule is never its own caller at one place, so this comes to an end.
+                stack += callers  # type: ignore[arg-type]
+                continue
+            stack.pop()
+            if rule in made:
+                continue
+            after = set[tuple[int, Node | None]]()
+            for to, parent in entered[rule]:
+                above = parent if isinstance(parent, Node) else made[parent]  # type: ignore[index]
+                if tail[to]:
+                    after.update(above.after)
+                else:
+                    after.add((to, above))
+            made[rule] = self.node(frozenset(after))
+        return made
 
     def node(self, after: frozenset[tuple[int, Node | None]]) -> Node:
         found = self.nodes.get(after)
@@ -162,6 +179,11 @@ class Columns:
             cost = 0 if accepting else min((self.cost(state) + node.cost for state, node in pairs), default=FAR)
             found = self.columns[key] = Column(tuple(pairs), accepting, cost)
         return found
+
+    def inside(self, column: Column) -> int:
+        """Fewest tokens to the end of the rule, for a text that is still in it."""
+        least = min((self.cost(state) + node.cost for state, node in column.pairs), default=FAR)
+        return min(least, FAR)
 
     def cost(self, state: int) -> int:
         """Tokens that suffice from a state to the end of its rule, cutting its shortest way; FAR where none do."""

@@ -52,7 +52,10 @@ class Compiler:
 
 
 def compiled(spec: Spec, vocabulary: Vocabulary, after: bytes = b"") -> Masks:
-    masks = Masks(Columns(compile_source(source_of(spec), after), vocabulary))
+    try:
+        masks = Masks(Columns(compile_source(source_of(spec), after), vocabulary))
+    except RecursionError:
+        raise ConstraintError("the constraint is nested too deeply") from None
     grammar, first = masks.columns.grammar, masks.columns.first
     if first.cost >= FAR:
         if distances(grammar, frozenset(range(256)))[0][grammar.start[grammar.main]] >= FAR:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 LAST = 0x10FFFF
 SURROGATES = (0xD800, 0xDFFF)
@@ -109,6 +110,7 @@ def complement(ranges: Sequence[Range]) -> list[Range]:
     return [*found, (after, LAST)] if after <= LAST else found
 
 
+@lru_cache(maxsize=4096)
 def utf8(low: int, high: int) -> list[tuple[Range, ...]]:
     """Sequences of byte ranges that together are exactly the UTF-8 of the code points low..high (no surrogates)."""
     for size, last in ((1, 0x7F), (2, 0x7FF), (3, 0xFFFF)):

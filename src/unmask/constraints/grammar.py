@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from unmask.constraints.expr import Alt, Bytes, ConstraintError, Expr, Ref, Repeat, Seq, Source
+from unmask.constraints.joined import joined
 from unmask.constraints.limits import Meter
 from unmask.constraints.quotient import before_suffix
 from unmask.constraints.rules import FINAL, START, Rule, build, needed, productive
@@ -19,7 +20,6 @@ from unmask.constraints.rules import FINAL, START, Rule, build, needed, producti
 FAR = 1 << 30
 # A grammar without recursion that unfolds to no more than this is made into one finite automaton.
 MOST_INLINED = 64
-MOST_IN_SHAPE = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,22 +36,6 @@ class Grammar:
     names: tuple[str, ...]
     main: int
 
-    def shape(self, state: int) -> bytes | None:
-        """The automaton from a state on, as data that is the same for the same languages; None where rules are called,
-        or where it is large."""
-        numbers, found, rows = {state: 0}, [state], list[bytes]()
-        for here in found:  # grows while it is walked
-            if self.calls[here] or len(found) > MOST_IN_SHAPE:
-                return None
-            to = [MOST_IN_SHAPE + 1] * len(self.members)
-            for symbol, after in self.edges[here].items():
-                if after not in numbers:
-                    numbers[after] = len(found)
-                    found.append(after)
-                to[symbol] = min(numbers[after], MOST_IN_SHAPE + 1)
-            rows.append(self.klass.translate(bytes(to).ljust(256, b"\0")) + bytes((self.final[here],)))
-        return b"".join(rows)
-
     @property
     def regular(self) -> bool:
         """Whether it is a single finite automaton."""
@@ -62,7 +46,11 @@ def compile_source(source: Source, suffix: bytes = b"", meter: Meter | None = No
     """The language of a source, or of what may stand in it before `suffix`. ConstraintError where it is empty or too
     large."""
     meter = meter or Meter()
-    rules, main = build(inlined(source), meter), source.start
+    main = source.start
+    try:
+        rules = build(inlined(source), meter)
+    except RecursionError:  # rules that are one within the other grow too deep
+        rules = build(source, meter)
     if main not in rules:
         raise ConstraintError("the constraint allows no text at all: its language is empty")
     if suffix:
@@ -147,11 +135,11 @@ def leads_to_end(rule: Rule) -> set[int]:
 
 
 def inlined(source: Source) -> Source:
-    """The source as one rule, where it has no recursion and stays small; else as it is."""
+    """The source as one rule, where it has no recursion and stays small; else in as few as there may be."""
     try:
         return Source({source.start: unfolded(source, source.start, (), [MOST_INLINED])}, source.start)
     except (_TooLargeError, RecursionError):
-        return source
+        return joined(source)
 
 
 class _TooLargeError(Exception):
@@ -176,6 +164,8 @@ def _unfold(source: Source, expr: Expr, inside: tuple[str, ...], room: list[int]
         before = room[0]
         body = _unfold(source, expr.body, inside, room)
         room[0] -= (before - room[0]) * (max(expr.least, expr.most or 1) - 1)
+        if room[0] < 0 and body != expr.body:  # a rule that is called costs less than its copies
+            raise _TooLargeError
         _check(room, inside)
         return Repeat(body, expr.least, expr.most)
     if isinstance(expr, Seq | Alt):

@@ -104,9 +104,10 @@ def escape(letter: str) -> str:
     return SHORT.get(letter) or (f"\\u{ord(letter):04x}" if ord(letter) < 0x20 else letter)
 
 
-def string_of_length(least: int, most: int | None) -> Expr:
-    """A JSON string of so many characters."""
-    return Seq((text('"'), Repeat(Ref("char"), least, most), text('"')))
+def string_of_length(least: int, most: int | None, spelled: bool = False) -> Expr:
+    """A JSON string of so many characters. spelled: without the rule of a character, which takes many more states, but
+    what may follow them is found at once."""
+    return Seq((text('"'), Repeat(RULES["char"] if spelled else Ref("char"), least, most), text('"')))
 
 
 def other_than(names: Collection[str]) -> Expr:

@@ -12,6 +12,7 @@ from lark.lexer import Pattern, PatternStr
 
 from unmask.constraints import regex
 from unmask.constraints.expr import EMPTY, ConstraintError, Expr, Ref, Repeat, Seq, Source, alt, seq, text
+from unmask.constraints.lark_size import limit_size
 from unmask.constraints.limits import LONGEST_SOURCE
 
 IMPORT = re.compile(r"^\s*%import\s+(?!common\b|unicode\b|lark\b|python\b)(\S+)", re.MULTILINE)
@@ -32,6 +33,7 @@ def parser(grammar: str) -> lark.Lark:
     ]
     if max(counts, default=0) > MOST_COUNT:
         raise ConstraintError(f"the grammar repeats something {max(counts)} times; at most {MOST_COUNT} are taken")
+    limit_size(grammar)
     try:
         return lark.Lark(grammar, parser="earley", lexer="dynamic_complete", import_paths=[])
     except (lark.exceptions.LarkError, re.error) as error:

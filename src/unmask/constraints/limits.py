@@ -8,6 +8,10 @@ LONGEST_SOURCE = 200_000  # characters of a schema, grammar or pattern
 DEEPEST = 64  # levels of nesting in a schema or pattern
 MOST_STATES = 30_000  # of the automata of one constraint
 MOST_WORK = 3_000_000  # elementary steps of building them: a few seconds at the very most
+MOST_LISTED = 2_000  # entries of one list in a schema
+MOST_MIXED = 200  # of one whose entries have no order: validators compare some of these pair by pair
+MOST_RANGES = 100_000  # of characters that the classes of one pattern have together
+MOST_EFFORT = 1e6  # ways that a backtracking matcher may have to try: a second at most
 
 
 class Meter:

@@ -6,33 +6,42 @@ taken up again from each place that the rule may return to. What a text may have
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from unmask.constraints.columns import END, Column, Columns, Node
+from unmask.constraints.alike import numbered
+from unmask.constraints.columns import END, MOST_COLUMNS, Column, Columns, Node
 from unmask.constraints.grammar import FAR
+from unmask.constraints.table import Table
 from unmask.constraints.vocabulary import Ints
 
 if TYPE_CHECKING:
     from unmask.constraints.blocks import Graph
 
-UNKNOWN, NONE = -2, -1
 MOST_WALKS = 4_000  # kept at a time
 MOST_KEPT = 200  # of those that languages share, up to a few hundred kilobytes each
+FEW_NODES, MANY_NODES = 32, 200  # to begin with, and in all: see `Masks.read_few`
+NO_NODES = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Found:
     """ids, costs: tokens that end inside the rule, and the tokens then needed to its end; ids None: of every token.
-    ends: tokens that end exactly with the rule. open: trie nodes below which tokens go on after it has ended.
+    ends: tokens that end exactly with the rule. open: trie nodes below which tokens go on after it has ended. most: the
+    largest of the costs but FAR. packed: of every token, which may come at all, eight to a byte.
     """
 
     ids: Ints | None
     costs: Ints
     ends: Ints
     open: Ints
+    most: int
+    packed: NDArray[np.uint8]
 
 
 @dataclass(eq=False, slots=True)
@@ -46,45 +55,6 @@ class Walk:
     later: dict[int, Walk | None] = field(default_factory=dict)
 
 
-class Table:
-    """Columns by number, and which column follows which on which class of bytes: filled as it is asked."""
-
-    def __init__(self, columns: Columns, begin: Column) -> None:
-        self.columns, self.found, self.numbers = columns, [begin], {begin: 0}
-        self.classes = len(columns.grammar.members)
-        self.to = np.full(4 * self.classes, UNKNOWN, dtype=np.int32)
-
-    def number(self, column: Column | None) -> int:
-        if column is None:
-            return NONE
-        if column not in self.numbers:
-            self.numbers[column] = len(self.found)
-            self.found.append(column)
-            if len(self.found) * self.classes > len(self.to):
-                self.to = np.concatenate((self.to, np.full_like(self.to, UNKNOWN)))
-        return self.numbers[column]
-
-    def look_up(self, place: Ints) -> Ints:
-        """Numbers of the columns after (column, class), NONE where there is none. place: column * classes + class."""
-        to = self.to.take(place)
-        if len(to) and to.min() == UNKNOWN:
-            for missing in np.unique(place[to == UNKNOWN]).tolist():
-                which, letter = divmod(missing, self.classes)
-                byte = self.columns.grammar.members[letter][0]
-                value = self.number(self.columns.step(self.found[which], byte))
-                self.to[missing] = value
-            to = self.to.take(place)
-        return to
-
-    def join(self, nodes: Ints, at: Ints, roots: Ints) -> tuple[Ints, Ints]:
-        """The roots of a level added to its nodes. A root that has been read already stands in both columns."""
-        both, at = np.isin(nodes, roots), at.copy()
-        for which in np.unique(at[both]).tolist():
-            at[both & (at == which)] = self.number(self.columns.close((), self.found[which], self.found[0]))
-        fresh = np.setdiff1d(roots, nodes)
-        return np.concatenate((nodes, fresh)), np.concatenate((at, np.zeros(len(fresh), dtype=np.int32)))
-
-
 class Masks:
     """The walks of one language, and from them the tokens of any column."""
 
@@ -96,6 +66,7 @@ class Masks:
         self.symbols = klass[self.trie.byte]
         self.walks = dict[tuple[int, int], Walk]()
         self.made = 0
+        self.table = Table(columns)
         self.graph: Graph | None = None  # see `blocks.graph_of`
         self.graph_made = False
 
@@ -111,17 +82,21 @@ class Masks:
 
     def shared(self, state: int) -> Found:
         """The tokens from a state. What is the same in many languages, such as a string of JSON, is found once."""
-        shape = self.columns.grammar.shape(state)
-        if shape is None:
+        number = self.numbered.get(state)
+        if number is None:
             return self.alone(state)
         kept = self.columns.vocabulary.kept
-        if shape not in kept:
+        if number not in kept:
             if len(kept) > MOST_KEPT:
                 kept.clear()
-            kept[shape] = self.alone(state)
-        found = kept[shape]
+            kept[number] = self.alone(state)
+        found = kept[number]
         assert isinstance(found, Found)
         return found
+
+    @cached_property
+    def numbered(self) -> dict[int, int]:
+        return numbered(self.columns)
 
     def after(self, walk: Walk, state: int) -> Walk | None:
         """The tokens that `walk` left open, from the state returned to; None where there are none."""
@@ -144,47 +119,89 @@ class Masks:
 
     def walk(self, roots: Ints, begin: Column) -> Found:
         """The tokens from `begin` at any of the roots, sorted out."""
-        trie, (nodes, at, found) = self.trie, self.read(roots, begin)
-        inside = np.asarray([self.inside(column) for column in found], dtype=np.int32)
-        ended = np.asarray([column.accepting for column in found])[at]
-        tokens = trie.token_at[nodes]
-        alive = (tokens >= 0) & (inside[at] < FAR)
+        trie, (nodes, at) = self.trie, self.read(roots, begin)
+        inside, ended = self.table.inside.take(at), self.table.ended.take(at)
+        tokens = trie.token_at.take(nodes)
+        alive = (tokens >= 0) & (inside < FAR)
         # The rule may end at the roots as well; tokens that end there belong to the walk before this one.
         open_ = np.concatenate((nodes[ended], roots)) if begin.accepting else nodes[ended]
-        ids, costs = tokens[alive], inside[at[alive]]
+        ids, costs = tokens[alive], inside[alive]
         ends, open_ = tokens[ended & (tokens >= 0)], np.unique(open_[trie.count[open_] > 0])
+        most = int(costs.max(initial=-1))
         if len(ids) * 8 < self.size:
-            return Found(ids, costs, ends, open_)
+            return Found(ids, costs, ends, open_, most, np.empty(0, dtype=np.uint8))
         every = np.full(self.size, FAR, dtype=np.int32)
         every[ids] = costs
-        return Found(None, every, ends, open_)
+        return Found(None, every, ends, open_, most, np.packbits(every < FAR, bitorder="little"))
 
-    def read(self, roots: Ints, begin: Column) -> tuple[Ints, Ints, list[Column]]:
-        """Trie nodes that can be read from `begin` at any of the roots, which column each leads to, and the columns."""
-        trie, table = self.trie, Table(self.columns, begin)
-        depths = trie.depth[roots]
-        waiting = {int(depth): roots[depths == depth] for depth in np.unique(depths)}
-        depth = min(waiting, default=0)
-        nodes, at = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int32)
-        all_nodes, all_at = [nodes], [at]
+    def read(self, roots: Ints, begin: Column) -> tuple[Ints, Ints]:
+        """Trie nodes that can be read from `begin` at any of the roots, and the numbers in `table` of the columns that
+        they lead to."""
+        if len(self.table.found) > MOST_COLUMNS:
+            self.table = Table(self.columns)
+        table = self.table
+        first = table.number(begin)
+        nodes, at, begun = self.read_few(roots.tolist(), first) if len(roots) <= FEW_NODES else ([], [], None)
+        if begun is None:
+            nodes, at, begun = [], [], [(root, first) for root in roots.tolist()]
+        all_nodes, all_at = [np.asarray(nodes, dtype=np.int32)], [np.asarray(at, dtype=np.int32)]
+        if begun:
+            starts, columns = (np.asarray(part, dtype=np.int32) for part in zip(*begun, strict=True))
+            for level_nodes, level_at in self.read_many(starts, columns):
+                all_nodes.append(level_nodes)
+                all_at.append(level_at)
+        return np.concatenate(all_nodes), np.concatenate(all_at)
+
+    def read_few(self, roots: list[int], first: int) -> tuple[list[int], list[int], list[tuple[int, int]] | None]:
+        """As far as there are few nodes and few bytes may follow them, read one by one, which is quicker then: (nodes,
+        their columns, (node, column) from which there are many; None for all, where a node has two columns)."""
+        child, klass, table = self.trie.child, self.columns.grammar.klass, self.table
+        nodes, at, many, stack = list[int](), list[int](), list[tuple[int, int]](), [(root, first) for root in roots]
+        while stack:
+            node, which = stack.pop()
+            few = table.few[which]
+            if few is None or len(nodes) > MANY_NODES:
+                many.append((node, which))
+                continue
+            for byte in few:
+                below = child.get(node * 256 + byte)
+                if below is not None and (to := table.after(which * table.classes + klass[byte])) >= 0:
+                    nodes.append(below)
+                    at.append(to)
+                    stack.append((below, to))
+        twice = len(roots) > 1 and (many or len({*nodes, *roots}) < len(nodes) + len(roots))
+        return nodes, at, None if twice else many
+
+    def read_many(self, roots: Ints, columns: Ints) -> Iterator[tuple[Ints, Ints]]:
+        """Level by level, all nodes of one at a time."""
+        depths = self.trie.depth[roots]
+        waiting = {depth: depths == depth for depth in set(depths.tolist())}
+        nodes = at = NO_NODES
+        depth = 0
         while len(nodes) or waiting:
+            depth = depth if len(nodes) else min(waiting)
             if depth in waiting:
-                nodes, at = table.join(nodes, at, waiting.pop(depth))
-            counts = trie.count.take(nodes)
-            ends = counts.cumsum(dtype=np.int32)
-            below = (trie.first.take(nodes) - ends + counts).repeat(counts)
-            below += np.arange(len(below), dtype=np.int32)
-            to = table.look_up((at * table.classes).repeat(counts) + self.symbols.take(below))
-            alive = to >= 0
-            nodes, at = below[alive], to[alive]
-            all_nodes.append(nodes)
-            all_at.append(at)
+                here = waiting.pop(depth)
+                nodes, at = self.table.join(nodes, at, roots[here], columns[here])
+            nodes, at = self.below(nodes, at)
+            yield nodes, at
             depth += 1
-        return np.concatenate(all_nodes), np.concatenate(all_at), table.found
+
+    def below(self, nodes: Ints, at: Ints) -> tuple[Ints, Ints]:
+        """The level below some nodes, and the column that each node of it leads to."""
+        trie, table = self.trie, self.table
+        counts = trie.count.take(nodes)
+        ends = counts.cumsum(dtype=np.int32)
+        below = (trie.first.take(nodes) - ends + counts).repeat(counts)
+        below += np.arange(len(below), dtype=np.int32)
+        to = table.look_up((at * table.classes).repeat(counts) + self.symbols.take(below))
+        alive = to >= 0
+        return below[alive], to[alive]
 
     def targets(self, column: Column) -> dict[Column, int]:
         """Columns one token away that have an end, each with the smallest token that leads there."""
-        nodes, at, found = self.read(np.zeros(1, dtype=np.int32), column)
+        nodes, at = self.read(np.zeros(1, dtype=np.int32), column)
+        found = self.table.found
         tokens = self.trie.token_at[nodes]
         tokens, at = tokens[tokens >= 0], at[tokens >= 0]
         order = np.lexsort((tokens, at))
@@ -192,18 +209,9 @@ class Masks:
         pairs = zip(numbers.tolist(), tokens[order][first].tolist(), strict=True)
         return {found[number]: token for number, token in pairs if found[number].cost < FAR}
 
-    def inside(self, column: Column) -> int:
-        """Fewest tokens to the end of the rule, for a text that is still in it."""
-        columns = self.columns
-        least = min((columns.cost(state) + node.cost for state, node in column.pairs), default=FAR)
-        return min(least, FAR)
-
-    def costs(self, column: Column, root: int = 0) -> Ints:
-        """[V]: per token, the tokens that suffice to end the text after it; FAR where it may not come.
-
-        root: of the trie, 0 or the node of bytes that tokens begin with and that are not part of the text.
-        """
-        result = np.full(self.size, FAR, dtype=np.int32)
+    def parts(self, column: Column, root: int = 0) -> Iterator[tuple[Ints | Found, Ints, int]]:
+        """(ids, or what holds them all; costs, number): tokens that suffice to end the text after each are its cost and
+        the number, FAR and more where it may not come. A token may be in several parts: the least counts."""
         seen = set[tuple[int, Node]]()
         stack = [(self.walk_of(state, root), node) for state, node in column.pairs]
         while stack:
@@ -213,11 +221,11 @@ class Masks:
             seen.add((id(walk), node))
             found = walk.found
             if found.ids is None:
-                np.minimum(result, found.costs + node.cost, out=result)
+                yield found, found.costs, node.cost
             elif len(found.ids):
-                result[found.ids] = np.minimum(result[found.ids], found.costs + node.cost)
+                yield found.ids, found.costs, node.cost
             if len(found.ends):
-                result[found.ends] = np.minimum(result[found.ends], node.cost)
+                yield found.ends, np.zeros(len(found.ends), dtype=np.int32), node.cost
             if len(found.open):
                 for state, above in node.after:
                     if state != END and above is not None:
@@ -225,7 +233,19 @@ class Masks:
                         if onward is not None:
                             stack.append((onward, above))
         if root and self.trie.token_at[root] >= 0:
-            result[self.trie.token_at[root]] = column.cost
+            yield self.trie.token_at[root : root + 1], np.zeros(1, dtype=np.int32), column.cost
+
+    def costs(self, column: Column, root: int = 0) -> Ints:
+        """[V]: per token, the tokens that suffice to end the text after it; FAR where it may not come.
+
+        root: of the trie, 0 or the node of bytes that tokens begin with and that are not part of the text.
+        """
+        result = np.full(self.size, FAR, dtype=np.int32)
+        for ids, costs, more in self.parts(column, root):
+            if isinstance(ids, Found):
+                np.minimum(result, costs + more, out=result)
+            else:
+                result[ids] = np.minimum(result[ids], costs + more)
         doubles, smallest = self.trie.doubles
         if len(doubles):
             result[doubles] = result[smallest]
@@ -242,9 +262,29 @@ class Masks:
         """Bit i is set where token i may come next and the text can then still end within `budget` tokens in all."""
         if column.bits is not None and column.bits[0] < budget:
             return column.bits[1]
-        costs = self.costs(column)
-        bits = np.packbits(costs < min(budget, FAR), bitorder="little").tobytes()
-        most = int(np.where(costs < FAR, costs, -1).max(initial=-1))
+        fits = min(budget, FAR)
+        if len(self.trie.doubles[0]):
+            costs = self.costs(column)
+            bits = np.packbits(costs < fits, bitorder="little").tobytes()
+            most = int(costs[costs < FAR].max(initial=-1))
+        else:
+            bits, most = self.gathered(column, fits)
         if most < budget:
             column.bits = most, bits
         return bits
+
+    def gathered(self, column: Column, fits: int) -> tuple[bytes, int]:
+        """(the tokens that cost less than `fits`, a bound on what any of them costs), without a vector of all costs
+        where that can be."""
+        packed, most = np.zeros(-(-self.size // 8), dtype=np.uint8), -1
+        few = np.zeros(self.size, dtype=np.bool_)
+        for ids, costs, more in self.parts(column):
+            if not isinstance(ids, Found):
+                few[ids[costs < fits - more]] = True
+                most = max(most, int(costs.max()) + more)
+            else:
+                every = ids.most + more < fits
+                packed |= ids.packed if every else np.packbits(costs < fits - more, bitorder="little")
+                most = max(most, ids.most + more)
+        packed |= np.packbits(few, bitorder="little")
+        return packed.tobytes(), most

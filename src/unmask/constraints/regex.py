@@ -11,6 +11,8 @@ import re
 import re._constants as op  # type: ignore[import-not-found]
 import re._parser as parser  # type: ignore[import-not-found]
 import warnings
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -26,7 +28,7 @@ from unmask.constraints.expr import (
     complement,
     seq,
 )
-from unmask.constraints.limits import DEEPEST, LONGEST_SOURCE
+from unmask.constraints.limits import DEEPEST, LONGEST_SOURCE, MOST_RANGES
 
 ASCII = {
     "DIGIT": [(48, 57)],
@@ -35,6 +37,7 @@ ASCII = {
 }
 REPEATS = (op.MAX_REPEAT, op.MIN_REPEAT)  # which of them is preferred does not change which texts match
 FAR_TOO_MANY = 1e12
+LAST_CASED = 0x1FFFF  # beyond it no letter has two cases
 LINE_END: list[Range] = [(10, 10)]
 ANY: list[Range] = [(0, LAST)]
 REFUSED = {
@@ -57,18 +60,31 @@ def within(pattern: str) -> Expr:
     return branches(pattern, Repeat(chars(ANY), 0, None))
 
 
+@dataclass(slots=True)
+class Reading:
+    """A pattern that is being read, and how many more ranges of characters and repeated parts it may have."""
+
+    pattern: str
+    left: int = MOST_RANGES
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise ConstraintError(f"the pattern {shown(self.pattern)} is too large: its classes have too many ranges")
+
+
 def branches(pattern: str, around: Expr) -> Expr:
     """The pattern with `around` on both sides, except where a branch of it is anchored."""
-    tree = parse(pattern)
+    tree, reading = parse(pattern), Reading(pattern)
     flags, found = tree.state.flags, list[Expr]()
     if flags & re.MULTILINE:
         raise refusal(pattern, "the flag m")
-    for items in alternatives(list(tree)):
+    for items in alternatives(list(tree), reading):
         starts = bool(items) and items[0][0] is op.AT and items[0][1] in (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
         items = items[1:] if starts else items
         ends = bool(items) and items[-1][0] is op.AT and items[-1][1] in (op.AT_END, op.AT_END_STRING)
         items = items[:-1] if ends else items
-        middle = sequence(items, flags, pattern, 0)
+        middle = sequence(items, flags, reading, 0)
         found.append(seq(*(() if starts else (around,)), middle, *(() if ends else (around,))))
     return alt(found)
 
@@ -88,22 +104,23 @@ def parse(pattern: str) -> Any:
         raise refusal(pattern, f"more than {DEEPEST} levels of nesting") from None
 
 
-def alternatives(items: list[Any]) -> list[list[Any]]:
+def alternatives(items: list[Any], reading: Reading) -> list[list[Any]]:
     """Branches of the outermost level. The parser has factored what they begin with out of them; it is put back."""
     if items and items[-1][0] is op.BRANCH:
-        return [[*items[:-1], *branch] for part in items[-1][1][1] for branch in alternatives(list(part))]
+        reading.spend(len(items) * len(items[-1][1][1]))
+        return [[*items[:-1], *branch] for part in items[-1][1][1] for branch in alternatives(list(part), reading)]
     if len(items) == 1 and items[0][0] is op.SUBPATTERN and not (items[0][1][1] or items[0][1][2]):
-        return alternatives(list(items[0][1][3]))
+        return alternatives(list(items[0][1][3]), reading)
     return [items]
 
 
-def sequence(items: Any, flags: int, pattern: str, depth: int) -> Expr:
+def sequence(items: Any, flags: int, reading: Reading, depth: int) -> Expr:
     if depth > DEEPEST:
-        raise refusal(pattern, f"more than {DEEPEST} levels of nesting")
-    return seq(*(single(code, value, flags, pattern, depth) for code, value in items))
+        raise refusal(reading.pattern, f"more than {DEEPEST} levels of nesting")
+    return seq(*(single(code, value, flags, reading, depth) for code, value in items))
 
 
-def single(code: Any, value: Any, flags: int, pattern: str, depth: int) -> Expr:
+def single(code: Any, value: Any, flags: int, reading: Reading, depth: int) -> Expr:
     if code is op.LITERAL:
         return chars(cases([(value, value)], flags))
     if code is op.NOT_LITERAL:
@@ -111,24 +128,25 @@ def single(code: Any, value: Any, flags: int, pattern: str, depth: int) -> Expr:
     if code is op.ANY:
         return chars(ANY if flags & re.DOTALL else complement(LINE_END))
     if code is op.IN:
-        return chars(members(value, flags, pattern))
+        return chars(members(value, flags, reading))
     if code is op.BRANCH:
-        return alt([sequence(part, flags, pattern, depth + 1) for part in value[1]])
+        return alt([sequence(part, flags, reading, depth + 1) for part in value[1]])
     if code is op.SUBPATTERN:
         _, added, removed, body = value
-        return sequence(body, (flags | added) & ~removed, pattern, depth + 1)
+        return sequence(body, (flags | added) & ~removed, reading, depth + 1)
     if code in REPEATS:
         least, most, body = value
-        return Repeat(sequence(body, flags, pattern, depth + 1), least, None if most is op.MAXREPEAT else most)
+        return Repeat(sequence(body, flags, reading, depth + 1), least, None if most is op.MAXREPEAT else most)
     if code is op.AT:
-        raise refusal(pattern, "an anchor (^, $ or \\b) elsewhere than at the ends of a branch")
-    raise refusal(pattern, REFUSED.get(code, str(code).lower()))
+        raise refusal(reading.pattern, "an anchor (^, $ or \\b) elsewhere than at the ends of a branch")
+    raise refusal(reading.pattern, REFUSED.get(code, str(code).lower()))
 
 
-def members(items: Any, flags: int, pattern: str) -> list[Range]:
+def members(items: Any, flags: int, reading: Reading) -> list[Range]:
     """Code points of a class in square brackets."""
     ranges, negated = list[Range](), False
     for code, value in items:
+        before = len(ranges)
         if code is op.NEGATE:
             negated = True
         elif code is op.LITERAL:
@@ -138,7 +156,8 @@ def members(items: Any, flags: int, pattern: str) -> list[Range]:
         elif code is op.CATEGORY:
             ranges += category(str(value), negated)
         else:
-            raise refusal(pattern, str(code).lower())
+            raise refusal(reading.pattern, str(code).lower())
+        reading.spend(len(ranges) - before)
     return complement(ranges) if negated else ranges
 
 
@@ -163,15 +182,26 @@ def cases(ranges: list[Range], flags: int) -> list[Range]:
     """The ranges, and under (?i) the letters that Python takes for the same."""
     if not flags & re.IGNORECASE:
         return ranges
+    points, others = both_cases()
     found = list(ranges)
     for low, high in ranges:
-        if high - low > 2000:
-            continue  # so wide a class has both cases of nearly all its letters
-        for point in range(low, high + 1):
-            letter = re.compile(re.escape(chr(point)), re.IGNORECASE)
-            others = {chr(point).lower(), chr(point).upper(), chr(point).swapcase()}
-            found += [(ord(other),) * 2 for other in others if len(other) == 1 and letter.fullmatch(other)]
+        first, last = bisect_left(points, low), bisect_right(points, high)
+        found += [(other, other) for more in others[first:last] for other in more]
     return found
+
+
+@cache
+def both_cases() -> tuple[list[int], list[tuple[int, ...]]]:
+    """Letters that Python's (?i) takes for others, ascending, and these others."""
+    points, others = list[int](), list[tuple[int, ...]]()
+    for point in range(LAST_CASED + 1):
+        letter = chr(point)
+        more = {letter.lower(), letter.upper(), letter.swapcase()} - {letter}
+        if any(len(other) == 1 for other in more):
+            same = re.compile(re.escape(letter), re.IGNORECASE)
+            points.append(point)
+            others.append(tuple(sorted(ord(one) for one in more if len(one) == 1 and same.fullmatch(one))))
+    return points, others
 
 
 def effort(pattern: str, size: int) -> float:
@@ -198,7 +228,8 @@ def _ways(items: Any, size: int, depth: int) -> float:
             inside = _ways(body, size, depth + 1)
             # Each number of repetitions, each of them in every way that the body has.
             total *= max(most - least, 0) + 1.0
-            total *= 1.0 if inside <= 1 else math.inf if max(most, least) > 400 else inside ** max(most, least, 1)
+            times = max(most, least, 1)
+            total *= 1.0 if inside <= 1 else math.inf if times * math.log(inside) > 100 else inside**times
         if total > FAR_TOO_MANY:
             return math.inf
     return total

@@ -6,12 +6,8 @@ A keyword that cannot be kept by construction is refused with its path, never dr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
-
-import jsonschema
-from jsonschema.validators import validator_for
 
 from unmask.constraints import json_text, regex
 from unmask.constraints.expr import (
@@ -29,8 +25,10 @@ from unmask.constraints.expr import (
 )
 from unmask.constraints.formats import FORMATS
 from unmask.constraints.json_text import COLON, COMMA, SPACE
-from unmask.constraints.limits import DEEPEST, LONGEST_SOURCE
+from unmask.constraints.judge import Judge, JudgeError
+from unmask.constraints.limits import DEEPEST, Meter
 from unmask.constraints.schema_parts import Json, disjoint, kinds_of, merged, pointer
+from unmask.constraints.schema_shape import checked, refusal
 
 NOTES = frozenset(
     {"title", "description", "default", "examples", "$schema", "$comment", "$defs", "definitions", "deprecated"}
@@ -47,36 +45,15 @@ OF_KIND: dict[str, frozenset[str]] = {
 ANYWHERE = frozenset({"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"})
 KNOWN = NOTES | ANYWHERE | frozenset[str]().union(*OF_KIND.values())
 MOST_NAMES = 200  # of one object
+MOST_SPELLED = 100  # characters of strings of bounded length that are spelled out, see `json_text.string_of_length`
 
 
 def source(schema: str) -> Source:
     """ConstraintError with the path of what is not supported, or of what contradicts itself."""
-    if len(schema) > LONGEST_SOURCE:
-        raise ConstraintError(f"the schema has {len(schema)} characters, more than the {LONGEST_SOURCE} that are taken")
-    root = json.loads(schema)
-    limit_depth(root)
-    if isinstance(root, dict):
-        try:
-            validator_for(root, jsonschema.Draft202012Validator).check_schema(root)
-        except jsonschema.SchemaError as error:
-            raise refusal("/".join(map(str, ("#", *error.absolute_path))), f"is wrong: {error.message:.200}") from None
+    root = checked(schema)
     maker = Maker(root)
     start = maker.named(root, "#")
     return Source(maker.rules, start.name if isinstance(start, Ref) else maker.define("#", start))
-
-
-def limit_depth(value: Any) -> None:
-    stack = [(value, 0)]
-    while stack:
-        part, depth = stack.pop()
-        if depth > 2 * DEEPEST:
-            raise ConstraintError(f"the schema is nested more than {2 * DEEPEST} levels deep")
-        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-        stack += [(other, depth + 1) for other in inner]
-
-
-def refusal(path: str, what: str) -> ConstraintError:
-    return ConstraintError(f"{path} {what}")
 
 
 class Maker:
@@ -86,6 +63,8 @@ class Maker:
         self.root = root
         self.rules: dict[str, Expr] = dict(json_text.RULES)
         self.depth = 0
+        self.meter = Meter()
+        self.spelled = 0
 
     def define(self, name: str, expr: Expr) -> str:
         self.rules[name] = expr
@@ -103,6 +82,7 @@ class Maker:
         return Ref(path)
 
     def value(self, schema: Json, path: str) -> Expr:
+        self.meter.state()  # what stands for it has one at least
         if schema is True or schema == {}:
             return Ref("any")
         if schema is False:
@@ -134,11 +114,17 @@ class Maker:
 
     def listed(self, schema: Mapping[str, Any], path: str) -> Expr:
         """`const` and `enum`: the values that everything else beside them allows."""
+        taken = "const" if "const" in schema else "enum"
         values = [schema["const"]] if "const" in schema else list(schema["enum"])
-        beside = {name: value for name, value in schema.items() if name not in NOTES}
-        whole = beside | {name: self.root[name] for name in ("$defs", "definitions") if name in _mapping(self.root)}
-        fine = jsonschema.Draft202012Validator(whole)
-        kept = [value for value in values if fine.is_valid(value)]
+        beside = {name: value for name, value in schema.items() if name not in NOTES and name != taken}
+        kept = values
+        if beside:
+            whole = beside | {name: self.root[name] for name in ("$defs", "definitions") if name in _mapping(self.root)}
+            try:
+                judge = Judge(whole, values)
+                kept = [value for value in values if judge.fault(value) is None]
+            except JudgeError as error:
+                raise refusal(f"{path}/{taken}", f"cannot be compared with what stands beside it: {error}") from None
         if not kept:
             raise refusal(path, "allows no value at all")
         return alt([json_text.literal(value) for value in kept])
@@ -155,7 +141,7 @@ class Maker:
         if keyword == "oneOf":
             for i, one in enumerate(branches):
                 for other in branches[:i]:
-                    if not disjoint(one, other, self.root):
+                    if not disjoint(one, other, self.root, self.meter):
                         raise refusal(f"{path}/oneOf", "has branches that a value may fit at once; use anyOf")
         return alt([self.named(branch, f"{path}/{keyword}/{i}") for i, branch in enumerate(branches)])
 
@@ -189,7 +175,11 @@ class Maker:
         least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
         if most is not None and most < least:
             raise refusal(f"{path}/maxLength", f"({most}) is below minLength ({least}): no value fits")
-        return json_text.string_of_length(least, None if most is None else int(most))
+        most = None if most is None else int(most)
+        counted = least + 1 if most is None else most
+        spelled = self.spelled + counted <= MOST_SPELLED
+        self.spelled += counted if spelled else 0
+        return json_text.string_of_length(least, most, spelled)
 
     def number(self, kind: str, schema: Mapping[str, Any], path: str) -> Expr:
         lows = [(json_text.bound(schema[n]), n == "minimum") for n in ("minimum", "exclusiveMinimum") if n in schema]

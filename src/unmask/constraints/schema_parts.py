@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from unmask.constraints.expr import ConstraintError
+from unmask.constraints.limits import Meter
 
 Json = Any
 KINDS = ("object", "array", "string", "number", "integer", "boolean", "null")
@@ -31,6 +32,7 @@ OF_KEYWORD = {
 }
 NOTES = frozenset({"title", "description", "default", "examples", "$comment", "$schema", "$defs", "definitions", "$id"})
 MOST_MERGES = 64
+LOOK = 20  # steps of a meter for comparing two schemas
 
 
 def pointer(root: Json, reference: Any, path: str) -> Json:
@@ -119,8 +121,9 @@ def common_kinds(one: Any, other: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def disjoint(one: Json, other: Json, root: Json, depth: int = 0) -> bool:
+def disjoint(one: Json, other: Json, root: Json, meter: Meter, depth: int = 0) -> bool:
     """Whether it is certain that no value fits both. False may mean that it is only not seen."""
+    meter.spend(LOOK)
     one, other = followed(one, root), followed(other, root)
     if one is False or other is False:
         return True
@@ -128,15 +131,18 @@ def disjoint(one: Json, other: Json, root: Json, depth: int = 0) -> bool:
         return False
     values = listed(one), listed(other)
     if values[0] is not None and values[1] is not None:
+        meter.spend(len(values[0]) * len(values[1]))
         return not any(a == b and type(a) is type(b) for a in values[0] for b in values[1])
     kinds = certain_kinds(one), certain_kinds(other)
     if not kinds[0] & kinds[1]:
         return True
     if kinds[0] & kinds[1] != {"object"}:
         return False
-    names = [name for name in one.get("required", ()) if name in other.get("required", ())]
+    theirs = frozenset(other.get("required", ()))
+    names = [name for name in one.get("required", ()) if name in theirs]
     properties = one.get("properties", {}), other.get("properties", {})
-    if any(disjoint(properties[0].get(name, True), properties[1].get(name, True), root, depth + 1) for name in names):
+    pairs = ((properties[0].get(name, True), properties[1].get(name, True)) for name in names)
+    if any(disjoint(*pair, root, meter, depth + 1) for pair in pairs):
         return True
     return any(
         closed.get("additionalProperties") is False

@@ -24,7 +24,7 @@ class Vocabulary:
     artificial_space: bool = False
 
     @cached_property
-    def kept(self) -> dict[bytes, object]:
+    def kept(self) -> dict[int, object]:
         """What languages have found out about it and share, see `masks.Masks.shared`."""
         return {}
 
@@ -57,21 +57,25 @@ class Vocabulary:
 
     def split(self, text: bytes) -> tuple[int, ...] | None:
         """The fewest tokens that spell `text`, whatever the tokenizer would do; None where none do."""
-        ids, longest, size = self.ids, self.longest, len(text)
+        child, ends, longest, size = self.trie.child, self.trie.ends, self.longest, len(text)
         fewest: list[int] = [0] * (size + 1)
-        first: list[int] = [0] * size
+        first: list[tuple[int, int]] = [(0, -1)] * size  # (bytes of the first token, its id)
         for i in range(size - 1, -1, -1):
-            best, width = 1 << 30, 0
+            best, node = 1 << 30, 0
             for k in range(1, min(longest, size - i) + 1):
-                if fewest[i + k] + 1 < best and text[i : i + k] in ids:
-                    best, width = fewest[i + k] + 1, k
-            fewest[i], first[i] = best, width
+                node = child.get(node * 256 + text[i + k - 1], -1)
+                if node < 0:
+                    break
+                if fewest[i + k] + 1 < best and ends[node] >= 0:
+                    best, first[i] = fewest[i + k] + 1, (k, ends[node])
+            fewest[i] = best
         if size and fewest[0] >= 1 << 30:
             return None
         found, place = list[int](), 0
         while place < size:
-            found.append(ids[text[place : place + first[place]]])
-            place += first[place]
+            width, token = first[place]
+            found.append(token)
+            place += width
         return tuple(found)
 
 
@@ -120,12 +124,25 @@ class Trie:
         return cls(*(np.asarray(part, dtype=np.int32) for part in (bytes_, depths, first, count, node_of)))
 
     @cached_property
+    def child(self) -> dict[int, int]:
+        """Node and byte, as node * 256 + byte -> the node below."""
+        nodes = np.arange(len(self.byte), dtype=np.int64).repeat(self.count)
+        places = (self.first.repeat(self.count), self.count.cumsum().repeat(self.count), self.count.repeat(self.count))
+        below = places[0] + np.arange(len(nodes)) - places[1] + places[2]
+        return dict(zip((nodes * 256 + self.byte[below]).tolist(), below.tolist(), strict=True))
+
+    @cached_property
     def token_at(self) -> Ints:
         """Smallest token id that ends at each node, -1 for none."""
         found = np.full(len(self.byte), -1, dtype=np.int32)
         ids = np.nonzero(self.node_of >= 0)[0][::-1]
         found[self.node_of[ids]] = ids
         return found
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """`token_at`, for looking up one by one."""
+        return [int(token) for token in self.token_at]
 
     @cached_property
     def doubles(self) -> tuple[Ints, Ints]:
