@@ -89,22 +89,22 @@ class Call:
 
         ApiError where the call has failed.
         """
-        while True:
-            try:
-                async with asyncio.timeout(idle):
-                    await self.wake.wait()
-            except TimeoutError:
-                yield []
-                continue
-            self.wake.clear()
-            ended = not self.open
-            items, self.waiting, self.frames_waiting = list(self.waiting), deque(), 0
-            if items:
-                yield items
-            if self.error is not None:
-                raise self.error
-            if ended:
-                return
+        silence = Silence(idle, self.wake)
+        try:
+            while True:
+                await self.wake.wait()
+                self.wake.clear()
+                ended = not self.open
+                items, self.waiting, self.frames_waiting = list(self.waiting), deque(), 0
+                if items or silence.over:
+                    yield items
+                silence.begin()
+                if self.error is not None:
+                    raise self.error
+                if ended:
+                    return
+        finally:
+            silence.end()
 
     def _close(self, index: int) -> None:
         self.open.discard(index)
@@ -146,6 +146,37 @@ class Call:
                 self.waiting.append((index, event))
         self.frames_waiting -= 1
         self.frames_dropped += 1
+
+
+class Silence:
+    """Sets an event after so many seconds in which nothing came; None is never. One timer serves a whole call: a
+    timeout around every wait would cost more than all else that is done here for a token."""
+
+    def __init__(self, seconds: float | None, wake: asyncio.Event) -> None:
+        self.seconds, self.wake = seconds, wake
+        self.loop = asyncio.get_running_loop()
+        self.timer: asyncio.TimerHandle | None = None
+        self.begin()
+        self._wait()
+
+    def begin(self) -> None:
+        """It begins now: something has come and is dealt with."""
+        self.since, self.over = self.loop.time(), False
+
+    def end(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def _wait(self) -> None:
+        if self.seconds is not None:
+            self.timer = self.loop.call_at(self.since + self.seconds, self._look, self.since + self.seconds)
+
+    def _look(self, end: float) -> None:
+        if self.seconds is not None and self.since + self.seconds <= end:  # not begun anew since the timer was set
+            self.begin()
+            self.over = True
+            self.wake.set()
+        self._wait()
 
 
 def joined(one: Piece, other: Piece) -> Piece:
