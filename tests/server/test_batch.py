@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tests.server.serving import WAYS, Running, wait_until
 from unmask import LM
 from unmask.cli import run
 from unmask.server import Settings, batch_ask
-from unmask.server.batch import Batch, Summary
+from unmask.server.batch import Batch, Summary, gathered
 from unmask.server.batch_ask import BrokenOffError, InProcess, OverHttp
 from unmask.server.batch_files import CHUNK, answered, opened, repair, requests
 from unmask.server.service import Service
@@ -358,10 +358,38 @@ def test_the_command_asks_a_server(
         (["--server", "127.0.0.1:9"], "--server must be like http://127.0.0.1:30000, got '127.0.0.1:9'"),
         (["--server", server.url, "--mode", "ar"], "--server has its own model and defaults"),
         (["--server", server.url, "--model", "other"], "--server has its own model and defaults"),
+        (["--server", server.url, "--ray"], "--server has its own model and defaults"),
+        (["--replicas", "2"], "--replicas and --cpus-per-replica need --ray"),
+        (["--ray", "--oracle", "x=json:loads"], "--oracle does not go with --ray"),
     ]:
         assert run([*call, *more]) == 2
         assert message in capsys.readouterr().err
     assert run([*call, "--server", server.url]) == 0
+    once(source, out)
+
+
+def test_results_of_others_are_written_once(tmp_path: Path) -> None:
+    source, out = written(tmp_path / "in", [line("a"), line("b"), "{", line("c")]), tmp_path / "out"
+    bad: dict[str, Any] = {"custom_id": None, "error": {"line": 3}}
+    good: dict[str, Any] = {"error": None, "response": {"body": {"usage": Counter()}}}
+    a, b, c = ({"custom_id": name, **good} for name in "abc")
+    told = list[int]()
+
+    def interrupted(*sent: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield from sent
+        raise KeyboardInterrupt
+
+    def run_on(results: Iterator[dict[str, Any]]) -> Summary:
+        with opened(source, out) as found:
+            return gathered(results, found, lambda summary: told.append(summary.left))
+
+    stopped = run_on(interrupted(a, a))
+    assert (stopped.succeeded, stopped.stopped, stopped.left) == (1, True, 3)
+    with pytest.raises(BrokenOffError, match="1 lines came back without an answer"):
+        run_on(iter([a, bad, b, bad, b]))
+    last = run_on(iter([b, c]))
+    assert (last.skipped, last.failed_before, last.succeeded, last.failed, last.left) == (3, 1, 1, 0, 0)
+    assert told == [3, 2, 1, 0]
     once(source, out)
 
 

@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,12 +18,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unmask.cli.common import DEFAULT_MODEL, err, load_model
 from unmask.cli.constraining import registered
-from unmask.cli.flags import Oracles, Processes, ServedModel, ServedNames, with_decoding
+from unmask.cli.flags import (
+    MANY,
+    CpusPerReplica,
+    Oracles,
+    Processes,
+    Replicas,
+    ServedModel,
+    ServedNames,
+    with_decoding,
+)
+from unmask.cli.fleet import fleet_of, need
 
 if TYPE_CHECKING:
     from unmask.server.batch import Summary
     from unmask.server.batch_ask import Answering
     from unmask.server.batch_files import Results
+    from unmask.server.cluster import Fleet
 
 BROKEN, SOME_FAILED, INTERRUPTED = 1, 3, 130
 LIMITS = "Limits"
@@ -62,6 +74,16 @@ def batch(
             show_default=False,
         ),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Answer with replicas of the model on Ray Data: on the cluster of RAY_ADDRESS, else on this machine.",
+            rich_help_panel=MANY,
+        ),
+    ] = False,
+    replicas: Replicas = 1,
+    cpus: CpusPerReplica = None,
     as_object: Annotated[bool, typer.Option("--json", help="One JSON object with the numbers at the end.")] = False,
 ) -> None:
     """Answer a file of requests in OpenAI's batch format, as `unmask serve` would. Run again, it goes on.
@@ -76,9 +98,14 @@ def batch(
     from unmask.server.batch_ask import BrokenOffError, InProcess, OverHttp
     from unmask.server.batch_files import opened
 
-    own = (model != DEFAULT_MODEL, name, tp != 1, oracle, cached, options, loading)
+    own = (model != DEFAULT_MODEL, name, tp != 1, oracle, cached, ray, options, loading)
     if server is not None and any(own):
         raise ValueError("--server has its own model and defaults: leave flags of the model and of decoding out")
+    if not ray and (replicas != 1 or cpus is not None):
+        raise ValueError("--replicas and --cpus-per-replica need --ray")
+    if ray and oracle:
+        raise ValueError("--oracle does not go with --ray: functions of this process are not sent to others")
+    loading |= {"max_live": concurrent, "max_tokens_cached": cached, "tp": tp}
     settings = Settings(names=tuple(name or ()), defaults=options, oracles=registered(oracle or ()))
     with opened(source, out, errors) as found:
         summary = summary_of(found)
@@ -87,8 +114,12 @@ def batch(
                 if server is not None:
                     keys = read_keys(None, os.environ)
                     summary = answered(OverHttp(server, concurrent, keys), source, found)
+                elif ray:
+                    need("ray", "pandas", "pyarrow")
+                    fleet = fleet_of(model, loading, settings, (replicas, replicas), cpus)
+                    summary = answered_on_ray(fleet, source, found)
                 else:
-                    lm = load_model(model, max_live=concurrent, max_tokens_cached=cached, tp=tp, **loading)
+                    lm = load_model(model, **loading)
                     try:
                         summary = answered(InProcess(lm, settings), source, found)
                     finally:
@@ -107,19 +138,11 @@ def batch(
 
 
 def answered(asking: Answering, source: Path, found: Results) -> Summary:
-    """Run the batch, with a bar on a terminal; SIGINT and SIGTERM let what runs end, once more drops it."""
+    """Run the batch; SIGINT and SIGTERM let what runs end, once more drops it."""
     from unmask.server.batch import Batch
     from unmask.server.batch_files import requests
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("Answering", total=found.total, completed=len(found.done))
-
-        def told(summary: Summary) -> None:
-            failed = f", {summary.failed} went wrong" if summary.failed else ""
-            done = summary.lines - summary.left
-            progress.update(task, completed=done, description=f"Answering{failed}")
-
+    with shown(found) as told:
         running = Batch(asking, requests(source), found, told)
 
         def stop() -> None:
@@ -129,6 +152,37 @@ def answered(asking: Answering, source: Path, found: Results) -> Summary:
 
         with on_signals(stop):
             return asyncio.run(running.run())
+
+
+def answered_on_ray(fleet: Fleet, source: Path, found: Results) -> Summary:
+    """Run the batch with replicas; SIGINT and SIGTERM drop what runs."""
+    from unmask.server.batch import gathered
+    from unmask.server.batch_files import requests
+    from unmask.server.batch_ray import results
+    from unmask.server.cluster import connected
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    lines = [asked for asked in requests(source) if asked.key not in found.done]
+    # What Ray has to say is not for stdout, where a program may read the numbers.
+    with redirect_stdout(sys.stderr), connected(), shown(found) as told, on_signals(stop):
+        return gathered(results(fleet, lines), found, told)
+
+
+@contextmanager
+def shown(found: Results) -> Iterator[Callable[[Summary], None]]:
+    """A bar on a terminal, and what is to be called with the numbers after every line."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("Answering", total=found.total, completed=len(found.done))
+
+        def told(summary: Summary) -> None:
+            failed = f", {summary.failed} went wrong" if summary.failed else ""
+            done = summary.lines - summary.left
+            progress.update(task, completed=done, description=f"Answering{failed}")
+
+        yield told
 
 
 @contextmanager

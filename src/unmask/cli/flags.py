@@ -106,7 +106,7 @@ Quantize = Annotated[
         show_default=False,
     ),
 ]
-MODEL = "Model"  # panel of what is served
+MODEL, MANY = "Model", "Many machines"  # panels of what is served
 ServedModel = Annotated[
     str,
     typer.Option(
@@ -140,6 +140,16 @@ Oracles = Annotated[
         "--oracle",
         help="NAME=MODULE:FUNCTION that requests may ask for by name as a soft constraint. Repeatable.",
         rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
+Replicas = Annotated[int, typer.Option("--replicas", help="Replicas of the model.", rich_help_panel=MANY)]
+CpusPerReplica = Annotated[
+    float | None,
+    typer.Option(
+        "--cpus-per-replica",
+        help="CPUs that Ray sets aside for a replica; an even share of this machine's if left out.",
+        rich_help_panel=MANY,
         show_default=False,
     ),
 ]

@@ -1,4 +1,4 @@
-"""`unmask serve --ray`: replicas of a model under Ray Serve, and this process as the one address in front of them."""
+"""Replicas of a model under Ray, for `unmask serve --ray` and `unmask batch --ray`."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from unmask.cli.common import err, pull_with_progress, quiet_spinner
 
 if TYPE_CHECKING:
     from unmask.server import Settings
+    from unmask.server.cluster import Fleet
     from unmask.view.page import Page
 
 
-def serve_fleet(
+def fleet_of(
     model: str,
     loading: Mapping[str, Any],
     settings: Settings,
-    page: Page | None,
-    taken: socket.socket,
     bounds: tuple[int, int],
     cpus: float | None,
-) -> None:
-    """Serve until told to stop. loading: what each replica gives `LM.load`; bounds: fewest and most replicas."""
-    if find_spec("ray") is None:
-        raise ValueError("--ray needs Ray Serve: pip install 'unmask[ray]'")
+    page: Page | None = None,
+) -> Fleet:
+    """The replicas, checked here. loading: what each gives `LM.load`; bounds: fewest and most of them.
+
+    ValueError or OSError, in one line, before a replica would fail.
+    """
+    need("ray")
     from unmask.lm.loading import device_of
-    from unmask.server.cluster import Fleet, processors, started
-    from unmask.server.door import create_door
-    from unmask.server.run import Server
+    from unmask.server.cluster import Fleet, processors
 
     least, most = bounds
-    fleet = Fleet(
+    return Fleet(
         loading={**loading, "name": checked(model, loading["tp"]), "adapter": adapter_of(loading.get("adapter"))},
         settings=settings,
         page=page,
@@ -46,19 +46,35 @@ def serve_fleet(
         cpus=processors() / max(most, 1) if cpus is None else cpus,
         gpus=loading["tp"] if device_of(loading.get("device")).type == "cuda" else 0,
     )
+
+
+def need(*modules: str) -> None:
+    """ValueError where one of them is not installed."""
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise ValueError(f"--ray needs {', '.join(missing)}: pip install 'unmask[ray]'")
+
+
+def serve_fleet(fleet: Fleet, model: str, taken: socket.socket) -> None:
+    """Serve until told to stop: replicas under Ray Serve, and this process as the one address in front of them."""
+    from unmask.server.cluster import started, told_by
+    from unmask.server.door import create_door
+    from unmask.server.run import Server
+
     with ExitStack() as stack:
         stack.enter_context(taken)
         try:
-            with quiet_spinner(f"Starting Ray and {least} replicas"):
+            with quiet_spinner(f"Starting Ray and {fleet.least} replicas"):
                 replicas = stack.enter_context(started(fleet))
         except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            print(f"unmask: the replicas did not start: {lines[-1] if lines else 'Ray says no more'}", file=sys.stderr)
+            print(f"unmask: the replicas did not start: {told_by(error)}", file=sys.stderr)
             raise typer.Exit(1) from error
+        least, most, settings = fleet.least, fleet.most, fleet.settings
         number = f"{least} replicas" if most == least else f"{least} to {most} replicas"
         host, port = taken.getsockname()[:2]
         name = settings.names[0] if settings.names else Path(model).name
-        text = f"Serving {name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1 ({number}). Ctrl-C stops."
+        at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        page = f" Try it in a browser: {at}/" if fleet.page else ""
+        text = f"Serving {name} at {at}/v1 ({number}).{page} Ctrl-C stops."
         Server(create_door(replicas, settings), ready=lambda: err.print(text, soft_wrap=True)).run(sockets=[taken])
 
 

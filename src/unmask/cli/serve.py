@@ -12,13 +12,23 @@ import typer
 
 from unmask.cli.common import DEFAULT_MODEL, err, load_model
 from unmask.cli.constraining import registered
-from unmask.cli.flags import MODEL, Oracles, Processes, ServedModel, ServedNames, with_decoding
-from unmask.cli.fleet import serve_fleet
+from unmask.cli.flags import (
+    MANY,
+    MODEL,
+    CpusPerReplica,
+    Oracles,
+    Processes,
+    Replicas,
+    ServedModel,
+    ServedNames,
+    with_decoding,
+)
+from unmask.cli.fleet import fleet_of, serve_fleet
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-SERVER, LIMITS, MANY = "Server", "Limits of the server", "Many machines"
+SERVER, LIMITS = "Server", "Limits of the server"
 
 
 @with_decoding
@@ -140,9 +150,7 @@ def serve(
             rich_help_panel=MANY,
         ),
     ] = False,
-    replicas: Annotated[
-        int, typer.Option("--replicas", help="Replicas behind the one address.", rich_help_panel=MANY)
-    ] = 1,
+    replicas: Replicas = 1,
     max_replicas: Annotated[
         int | None,
         typer.Option(
@@ -152,15 +160,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    cpus: Annotated[
-        float | None,
-        typer.Option(
-            "--cpus-per-replica",
-            help="CPUs that Ray sets aside for a replica; an even share of this machine's if left out.",
-            rich_help_panel=MANY,
-            show_default=False,
-        ),
-    ] = None,
+    cpus: CpusPerReplica = None,
 ) -> None:
     """Serve a model over HTTP, for OpenAI's clients. Decoding flags are defaults for requests that do not choose."""
     if not ray and (replicas != 1 or max_replicas is not None or cpus is not None):
@@ -194,7 +194,8 @@ def serve(
         err.print(f"anyone who reaches {host} may use this server: it asks for no API key", style="yellow")
     loading |= {"max_live": concurrent, "max_tokens_cached": cached, "tp": tp}
     if ray:
-        serve_fleet(model, loading, settings, page, taken, (replicas, max_replicas or replicas), cpus)
+        fleet = fleet_of(model, loading, settings, (replicas, max_replicas or replicas), cpus, page)
+        serve_fleet(fleet, model, taken)
         return
     with taken:
         lm = load_model(model, **loading)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unmask.server.batch_ask import Answering, line_of
-from unmask.server.batch_files import Asked, Results
+from unmask.server.batch_ask import Answering, BrokenOffError, line_of
+from unmask.server.batch_files import Asked, Results, key_of
 from unmask.server.errors import ApiError
 
 
@@ -124,6 +124,28 @@ class Batch:
                 self.found.add(result)
                 self.summary = self.summary.plus(result)
                 self.told(self.summary)
+
+
+def gathered(
+    results: Iterable[Mapping[str, Any]], found: Results, told: Callable[[Summary], None] = lambda _: None
+) -> Summary:
+    """Write what others answered as it comes, of each line only what came first. KeyboardInterrupt stops.
+
+    BrokenOffError where the results end and a line has none; OSError where they cannot be written.
+    """
+    begun, done, summary = time.perf_counter(), set(found.done), summary_of(found)
+    try:
+        for result in results:
+            if (key := key_of(result)) not in done:
+                done.add(key)
+                found.add(result)
+                summary = summary.plus(result)
+                told(summary)
+    except KeyboardInterrupt:
+        summary = replace(summary, stopped=True)
+    if summary.left and not summary.stopped:
+        raise BrokenOffError(f"{summary.left} lines came back without an answer")
+    return replace(summary, seconds=time.perf_counter() - begun)
 
 
 async def answer(asking: Answering, asked: Asked) -> dict[str, Any]:

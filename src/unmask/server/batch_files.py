@@ -64,14 +64,18 @@ def keys(source: Path) -> set[Key]:
     return set(found)
 
 
+def key_of(result: Mapping[str, Any]) -> Key:
+    """Name of the line that a result is for. KeyError or TypeError where it is something else."""
+    name: Key = result["custom_id"] if result["custom_id"] is not None else result["error"]["line"]
+    return name
+
+
 def answered(path: Path) -> dict[Key, bool]:
     """Name -> whether it went well, of all whole lines of a file of results. ValueError where it is something else."""
     found = dict[Key, bool]()
     for asked in requests(path) if path.exists() else ():
-        result = asked.value
         try:
-            key = result["custom_id"] if result["custom_id"] is not None else result["error"]["line"]
-            found[key] = result["error"] is None
+            found[key_of(asked.value)] = asked.value["error"] is None
         except (TypeError, KeyError):
             raise ValueError(f"{path}, line {asked.number}: not a result of a batch; choose another file") from None
     return found

@@ -1,7 +1,7 @@
 """Replicas under Ray Serve: the same app in each of several processes, on one machine or many, and the way to them.
 
 Ray starts them, replaces those that die, and adds and removes some with the load; `prefixes` says which one a request
-goes to. Only this file imports Ray.
+goes to. Only this file and `batch_ray` import Ray.
 """
 
 from __future__ import annotations
@@ -142,23 +142,35 @@ class Cluster:
 
 
 @contextmanager
-def started(fleet: Fleet) -> Iterator[Cluster]:
-    """Start the replicas, on the cluster that RAY_ADDRESS names or in a Ray of our own; end them at last.
-
-    RuntimeError, with what Ray says, where they do not come up.
-    """
+def connected() -> Iterator[None]:
+    """The cluster that RAY_ADDRESS names, or a Ray of our own that ends at last."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     own = {} if os.environ.get("RAY_ADDRESS") else local()
     ray.init(log_to_driver=False, logging_level=logging.WARNING, **own)
     try:
-        serve.start(proxy_location="Disabled", logging_config=quiet())
-        app = deployment(fleet).bind(dict(fleet.loading), fleet.settings, fleet.page)
-        yield Cluster(serve.run(app, name=NAME, route_prefix=None, logging_config=quiet()))
+        yield
     finally:
-        serve.shutdown()
         ray.shutdown()
+
+
+@contextmanager
+def started(fleet: Fleet) -> Iterator[Cluster]:
+    """Start the replicas; end them at last. RuntimeError, with what Ray says, where they do not come up."""
+    with connected():
+        try:
+            serve.start(proxy_location="Disabled", logging_config=quiet())
+            app = deployment(fleet).bind(dict(fleet.loading), fleet.settings, fleet.page)
+            yield Cluster(serve.run(app, name=NAME, route_prefix=None, logging_config=quiet()))
+        finally:
+            serve.shutdown()
+
+
+def told_by(error: Exception) -> str:
+    """The last line of what Ray says, which is where it names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "Ray says no more"
 
 
 def deployment(fleet: Fleet) -> Any:
