@@ -148,7 +148,7 @@ def traits_after(traits: Traits, config: TrainConfig, mask_id: int) -> Traits:
     return replace(
         traits,
         mask_id=mask_id,
-        trained=True,
+        trained=traits.trained or not config.ar_only,
         block_size=traits.block_size if drafter else config.blocks.size,
         draft_block_size=config.blocks.draft_size,
         seed=config.seed_placement,
