@@ -1,4 +1,4 @@
-"""A small Llama from nothing, as the runs beside this file begin with: its own tokenizer, random weights.
+"""A small model from nothing, as the runs beside this file begin with: its own tokenizer, random weights.
 
 Ids 0 and 1 are the end of a text and the mask.
 """
