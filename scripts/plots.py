@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from unmask.bench.pictures import speeds
+from unmask.bench.pictures import first_roof, speeds
 from unmask.evaluation import curve
 from unmask.evaluation.decay import shown
 from unmask.evaluation.pictures import quality_over_speed
@@ -75,6 +75,32 @@ def acceptance(found: dict[str, Any]) -> Figure | None:
     return figure
 
 
+def slots(found: dict[str, Any]) -> Figure | None:
+    """Of the starter suite: how often linearspec's draft was taken up to each of its slots, and each slot where all
+    before it were taken, a line per kind of text. None where it was not run.
+    """
+    lines = {kind: row for kind, row in found.get("slots", {}).items() if row["rounds"] and row["taken"]}
+    if not lines:
+        return None
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for kind, row in lines.items():
+        rounds, label = [row["rounds"], *row["taken"]], f"{kind}, {row['rounds']} rounds"
+        places = range(1, len(rounds))
+        left.plot(places, [taken / rounds[0] for taken in rounds[1:]], "o-", markersize=3, linewidth=1, label=label)
+        reached = [place for place in places if rounds[place - 1]]
+        shares = [rounds[place] / rounds[place - 1] for place in reached]
+        right.plot(reached, shares, "o-", markersize=3, linewidth=1, label=label)
+    left.set(title="linearspec takes the draft up to this slot", ylabel="share of the rounds")
+    right.set(title="... where it took all before it", ylabel="share of the rounds that came so far")
+    for axis in (left, right):
+        axis.set(xlabel="draft slot", ylim=(0, 1.03))
+        axis.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    return figure
+
+
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     visibility.picture().savefig(IMAGES / "visibility.png", dpi=90, bbox_inches="tight")
@@ -82,9 +108,11 @@ def main() -> None:
         ("small_conversion", "small_conversion", small_conversion),
         ("starter", "starter", quality_over_speed),
         ("acceptance", "starter", acceptance),
+        ("slots", "starter", slots),
+        ("roofline", "roofline", first_roof),
         ("headline", "headline", speeds),
         ("curve", "curve", curve.picture),
-        *((name, name, shown.picture) for name in ("decay-a", "decay-b")),
+        *((name, name, shown.picture) for name in ("decay-a", "decay-b", "decay-c")),
     ]
     for image, results, draw in drawn:
         if (file := RESULTS / f"{results}.json").exists():

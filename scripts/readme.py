@@ -143,8 +143,26 @@ MEASURES = {
 
 
 def starter() -> str:
+    return drafts("starter.json")
+
+
+def second_model() -> str:
+    """The same tables, and how much both models repeat themselves under AR, since that is easy to draft."""
+    text = [drafts("second_model.json")]
+    for file in ("second_model.json", "starter.json"):
+        found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+        repeated = {kind: ways["ar"].get("repeated") for kind, ways in found["kinds"].items()}
+        shares = [f"{kind} {figure('repeated', share['value'])}" for kind, share in repeated.items() if share]
+        text.append(
+            f"Share of AR's tokens that end a run of four which its text had before, {found['model']}:"
+            f" {', '.join(shares)}."
+        )
+    return "\n".join(text)
+
+
+def drafts(file: str) -> str:
     """The table of issue 4, then every way of every kind, then fastdiffuser by threshold."""
-    found = json.loads((RESULTS / "starter.json").read_text(encoding="utf-8"))
+    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
     kinds, settings, machine = found["kinds"], found["settings"], found["machine"]
     adapter = found["adapter"]
     text = [
@@ -182,7 +200,7 @@ def ways_table(kinds: dict[str, Any], measures: tuple[str, ...], *, diffusers: b
 
 
 def figure(measure: str, value: float) -> str:
-    shares = ("same_as_ar", "agreement", "repeated", "passed")
+    shares = ("same_as_ar", "agreement", "repeated", "passed", "obeys", "narrowed")
     return f"{100 * value:.1f} %" if measure in shares else f"{value:.2f}"
 
 
@@ -214,6 +232,26 @@ def humaneval() -> str:
         ]
         lines.append(table_row(cells + [interval(measure, found["results"].get(measure)) for measure in measures]))
     return "\n".join(lines)
+
+
+def roofline() -> str:
+    """A row per number of rows: what a forward has to read and to compute, its floor, and what it took."""
+    found = json.loads((RESULTS / "roofline.json").read_text(encoding="utf-8"))
+    (roof,), machine = found["roofs"], found["machine"]
+    heads = ["rows", "MB moved", "GFLOP", "FLOP per byte", "floor, ms", "set by", "took, ms", "times the floor"]
+    lines = [table_row(heads), "|" + "---|" * len(heads)]
+    for row in roof["forwards"]:
+        work = [f"{row['rows']}", f"{row['bytes'] / 1e6:.0f}", f"{row['flops'] / 1e9:.1f}", f"{row['intensity']:.1f}"]
+        times = [f"{1e3 * row['floor_seconds']:.1f}", row["limit"]]
+        times += [f"{1e3 * row['seconds']:.1f}", f"{row['times_floor']:.1f}"] if "seconds" in row else ["", ""]
+        lines.append(table_row([*work, *times]))
+    rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {kind}" for kind, rate in roof["rates"].items())
+    text = (
+        f"{found['model']}, {found['dtype']}, after {found['context']} rows; {machine['processor']},"
+        f" {machine['threads']} threads: {roof['bandwidth'] / 1e9:.1f} GB/s, {rates};"
+        f" torch {found['versions']['torch']}; {found['date']}. Made by `{found['command']}`."
+    )
+    return "\n".join([text, "", *lines, "", "![the roof, and forwards below it](images/roofline.png)"])
 
 
 def headline() -> str:
@@ -334,18 +372,41 @@ def revision() -> str:
     return "\n".join([made_by(found), "", *lines, "", f"{'; '.join(said)}."])
 
 
+def schemas() -> str:
+    """Per way: valid, over all and by level, and what the constraint costs; what it adds to a token of AR."""
+    found = json.loads((RESULTS / "schemas.json").read_text(encoding="utf-8"))
+    measures = ("tokens_per_second", "work_ms", "kept_ms", "compile_ms", "narrowed", "same_as_ar")
+    heads = [f"{found['settings']['schemas']} schemas", "valid", *found["levels"], "tokens/s"]
+    heads += ["work, ms a token", "kept, ms a token", "compiled, ms", "budget felt", "ids of AR"]
+    lines = [table_row(heads), "|" + "---|" * len(heads)]
+    for way, numbers in found["all"].items():
+        shares = (of.get(way, {}).get("obeys") for of in found["levels"].values())
+        cells = [interval("obeys", numbers.get("obeys"))]
+        cells += ["" if share is None else figure("obeys", share["value"]) for share in shares]
+        lines.append(table_row([way, *cells, *(interval(measure, numbers.get(measure)) for measure in measures)]))
+    text = [made_by(found), "", *lines, ""]
+    if (added := found["added_ms"]) is not None:
+        text += ["A token of AR takes {change:+.2f} ms more ({low:+.2f} to {high:+.2f}) on the wall.".format(**added)]
+    ends = [f"{way}: {', '.join(f'{n} {end}' for end, n in of.items())}" for way, of in found["finish"].items()]
+    said = [f"{name}: {why}" for name, why in {**found["refusals"], **found["faults"]}.items()]
+    last = f"How answers ended: {'; '.join(ends)}. Refused or invalid: {'; '.join(said) or 'none'}."
+    return "\n".join([*text, "", last])
+
+
 # Page -> name of a part -> what makes it.
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": demo, "against_transformers": against_transformers, "times": times},
     "docs/training.md": {"small_conversion": small_conversion, "training_speed": training_speed},
-    "docs/performance.md": {"headline": headline, "serve_load": serve_load},
+    "docs/performance.md": {"roofline": roofline, "headline": headline, "serve_load": serve_load},
     "docs/evaluation.md": {
         "starter": starter,
+        "second_model": second_model,
         "humaneval": humaneval,
         "light": light,
         "curve": curve,
         "decay": decay,
         "revision": revision,
+        "schemas": schemas,
     },
     "src/unmask/adapters/smollm2-135m/README.md": {"starter": starter},
 }

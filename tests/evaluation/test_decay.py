@@ -24,7 +24,6 @@ from unmask.evaluation.decay.shown import picture, tables
 from unmask.evaluation.decay.spec_tasks import SpecTask
 from unmask.evaluation.decay.statistics import Curve, hypotheses, marginal, number, of_length, of_way
 from unmask.evaluation.decay.suite import Settings, run, samples
-from unmask.evaluation.decay.tasks import Judged
 from unmask.evaluation.rows import read
 from unmask.evaluation.suite import Job
 from unmask.types import Verdict, View
@@ -140,14 +139,14 @@ def test_the_best_of_many_obeys_most_and_spends_no_more_than_it_may(lm: LM, monk
     task = SpecTask(0, 0, 0)
     seen = list[str]()
 
-    def judge(self: SpecTask, text: str, active: Any) -> Judged:
+    def kept(self: SpecTask, text: str, active: Any) -> dict[str, bool]:
         if text not in seen:
             seen.append(text)
         right = seen.index(text) == 2
-        return Judged(0, 20, {rule: right and rule == "repo" for rule in active})
+        return {rule: right and rule == "repo" for rule in active}
 
     monkeypatch.setattr(enforce, "ROUNDS", 4)
-    monkeypatch.setattr(SpecTask, "judge", judge)
+    monkeypatch.setattr(SpecTask, "kept", kept)
     monkeypatch.setattr(SpecTask, "max_tokens", 24)
     answer = best_of_n(lm, task, ("repo", "version"), 0, {"mode": "ar"})
     assert answer.text == seen[2]
@@ -239,14 +238,14 @@ def test_the_command(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--tier", "c"], "tier must be a or b, got 'c'"),
+        (["--tier", "d"], "tier must be one of a, b, c, got 'd'"),
         (["--limit", "61"], "limit must be between 1 and 60, got 61"),
         (["--levels", "3", "--levels", "1"], "levels must be numbers of rules, ascending, got [3, 1]"),
         (["--levels", "13"], "levels must be at most 12, the rules of tier a, got 13"),
         (["--modes", "magic"], "modes must be some of ar, fastdiffuser"),
         (
             ["--enforce", "hope"],
-            "enforcements must be some of prompt, best-of-n, mask, remask, mask+remask, got 'hope'",
+            "enforcements must be some of prompt, best-of-n, mask, remask, mask+remask, patch, got 'hope'",
         ),
         (["--confidence-threshold", "2"], "confidence_threshold must be between 0 and 1, got 2"),
         (["--temperature", "1"], "--temperature does not apply to suite 'decay'"),

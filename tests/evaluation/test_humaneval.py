@@ -67,7 +67,7 @@ def test_a_run_is_counted_and_goes_on(lm: LM, tmp_path: Path, monkeypatch: pytes
     job = job_of(lm, tmp_path / "x.jsonl", mode="fastdiffuser", confidence_threshold=0.7)
     told = list[str]()
     found = run_on(replace(job, progress=lambda what, done, total: told.append(f"{what} {done} {total}")), [TASK, EASY])
-    assert told == ["0 passed 0 2", "0 passed 1 2"]
+    assert told == ["0 passed 0 2", "0 passed 1 2", "1 passed 2 2"]
     assert found["results"]["passed"]["value"] == 0.5
     assert found["ends"] == {"failed": 1, "passed": 1}
     assert found["decoding"]["strategy"] == "fastdiffuser"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from tests.tinymodel import VOCABULARY, write_model
 from unmask import LM
 from unmask.evaluation import suite_of
 from unmask.evaluation.benchmarks import Task
-from unmask.evaluation.infill import Line, Settings, config_of, judged, results, run_on, single_lines, tables
+from unmask.evaluation.infill import Settings, config_of, results, run_on, some, tables
+from unmask.evaluation.lines import Line, floor_of, judged, runs_of_lines, single_lines
 from unmask.evaluation.suite import Job
+from unmask.sandbox import Limits
 from unmask.training.gap_measure import gap_losses, held_gaps, shuffled
 from unmask.training.packing import Data, held_out
 
@@ -52,19 +55,42 @@ def test_a_line_and_what_is_around_it() -> None:
     assert [line.name for line in lines] == ["HumanEval/0/L0", "HumanEval/0/L1", "HumanEval/0/L2"]
 
 
+def test_runs_of_lines_are_all_that_begin_and_end_with_one() -> None:
+    runs = {line.name.rsplit("/", 1)[1]: line for line in runs_of_lines([TASK])}
+    assert runs.keys() == {"L0", "L1", "L2", "L0_L1", "L0_L2", "L1_L2"}
+    assert runs["L0_L1"].middle == "    total = a\n\n    total += b"
+    assert runs["L0_L1"].suffix == "\n    return total\n"
+    whole = TASK.prompt + TASK.solution
+    assert all(line.prefix + line.middle + line.suffix == whole for line in runs.values())
+    assert [line.name for line in runs.values() if line.single] == [line.name for line in single_lines([TASK])]
+
+
+def test_fewer_lines_are_the_first_of_more() -> None:
+    lines = runs_of_lines([TASK])
+    assert sorted(line.name for line in some(lines, 6)) == sorted(line.name for line in lines)
+    assert some(lines, 6)[:3] == some(lines, 3)
+
+
+def test_the_floor_knows_how_many_lines_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = model(tmp_path / "model", "none")
+    monkeypatch.setattr(lm, "finish", lambda events: SimpleNamespace(text="a\nb\nc\nd"))
+    texts = {line.name[-5:]: floor_of(lm, line, 30) for line in runs_of_lines([TASK])}
+    assert (texts["L1_L2"], texts["L0_L1"], texts["L0_L2"]) == ("a\nb", "a\nb\nc", "a\nb\nc\nd")
+
+
 @pytest.mark.parametrize(
-    ("text", "exact", "first", "passed"),
+    ("text", "exact", "passed"),
     [
-        ("    total += b", True, True, True),
-        ("    total += b\n    pass", False, True, True),
-        ("    total = total + b", False, False, True),
-        ("    total -= b", False, False, False),
-        ("    total += (", False, False, False),
+        ("    total += b", True, True),
+        ("    total += b\n    pass", False, True),
+        ("    total = total + b", False, True),
+        ("    total -= b", False, False),
+        ("    total += (", False, False),
     ],
 )
-def test_what_counts(text: str, exact: bool, first: bool, passed: bool) -> None:
-    row = judged(single_lines([TASK])[1], text, Settings())
-    assert (row["exact"], row["first_line"], row["passed"]) == (exact, first, passed)
+def test_what_counts(text: str, exact: bool, passed: bool) -> None:
+    row = judged(single_lines([TASK])[1], text, Limits(seconds=5, memory=512 << 20))
+    assert (row["exact"], row["passed"]) == (exact, passed)
     assert (row["likeness"] == 1) == exact
 
 
@@ -73,18 +99,20 @@ def test_every_kind_of_model(kind: str, tmp_path: Path, text: str) -> None:
     lm = model(tmp_path / "model", kind)
     settings = Settings(data=(text,), **PLAIN)
     job = Job(lm, settings, tmp_path / "rows.jsonl")
-    found = run_on(job, single_lines([TASK]))
+    found = run_on(job, single_lines([TASK]), runs_of_lines([TASK])[:2])
     assert json.loads(json.dumps(found)) == found
     gains = {"joint": {"nelbo", "ar"}, "noisy": {"nelbo"}, "fim": {"ar"}, "none": set[str]()}[kind]
     assert found["gaps"].keys() == gains | {f"gain_{name}" for name in gains}
     assert found["how"]["layout"] == {"joint": "in-place", "noisy": "in-place", "fim": "psm", "none": "prefix"}[kind]
-    assert found["lines"] == 3
-    assert {"exact", "floor_exact", "passed", "tokens_per_forward"} <= found["results"].keys()
+    assert (found["lines"], found["multi"]) == (3, 2)
+    for results_of in ("results", "multi_results"):
+        assert {"exact", "floor_exact", "passed", "floor_passed", "tokens_per_forward"} <= found[results_of].keys()
     assert found["results"]["exact"]["samples"] == 1, "the lines of a function are one sample"
     titles = [str(table.title) for table in tables(found)]
-    assert len(titles) == (1 if kind == "none" else 2)
+    assert len(titles) == (2 if kind == "none" else 3)
     lines = job.rows.read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 1 + (4 if gains else 0) + 3
+    assert len(lines) == 1 + (4 if gains else 0) + 3 + 2
+    assert all("\n" not in json.loads(line)["text"] for line in lines if '"line ' in line), "told to be one line"
     # The same again reads what is there, and adds what is wanted beside it.
     lm.fill = None  # type: ignore[method-assign, assignment]
     again = run_on(Job(lm, settings, tmp_path / "rows.jsonl"), single_lines([TASK])[:2])
@@ -124,6 +152,7 @@ def test_intervals_are_over_functions() -> None:
     ("given", "message"),
     [
         ({"limit": 2000}, "limit must be between 0 and 1033, got 2000"),
+        ({"multi": -1}, "multi must be between 0 and 5815, got -1"),
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"length": 8}, "length must be at least 64, got 8"),
     ],

@@ -20,9 +20,10 @@ from unmask.cli.flags import DECODING, LOADING, flag, with_flags
 if TYPE_CHECKING:
     from unmask.evaluation.suite import Suite
 
-ROWS_CACHED = 4096  # of key/value memory: one request at a time
+ROWS_CACHED = 4096  # of key/value memory, for each request at a time
 DIFFUSION, STARTER, HUMANEVAL, LIGHT = "Suite diffusion", "Suite starter", "Suite humaneval", "Suite light"
 INFILL, DECAY, SHOTS = "Suite infill", "Suite decay", "Suites decay and revision"
+TOGETHER = "Suites humaneval, decay and revision"
 MANY = "All suites but diffusion"
 # Field of a suite's settings -> flag; those of decoding are shared (`max_tokens`, `seed`, `draft_block_size`).
 SETTINGS: dict[str, Any] = {
@@ -41,23 +42,27 @@ SETTINGS: dict[str, Any] = {
         list[str], STARTER, "Training data (JSON lines) to look for the prompts in. May be repeated.", "--check-data"
     ),
     "budget": flag(int, LIGHT, "States of a block that the search for its shortest schedule asks about.", "--budget"),
-    "tier": flag(str, DECAY, "a: programs of a little language; b: Python functions.", "--tier"),
+    "tier": flag(str, DECAY, "a: a little language; b: Python functions; c: backends with SQLAlchemy.", "--tier"),
     "orders": flag(int, DECAY, "Orders of the rules per task, 1 to 3.", "--orders"),
     "levels": flag(list[int], DECAY, "How many rules are active; repeated, ascending.", "--levels"),
+    "at_once": flag(int, TOGETHER, "Answers in hand at once: one batch, and no speed of any of them.", "--at-once"),
     "shots": flag(int, SHOTS, "Examples before a task; 0 for a model that was trained on them.", "--shots"),
     "modes": flag(list[str], DECAY, "Modes that are compared; repeated.", "--modes"),
-    "enforcements": flag(list[str], DECAY, "prompt, best-of-n, mask, remask or mask+remask; repeated.", "--enforce"),
+    "enforcements": flag(
+        list[str], DECAY, "prompt, best-of-n, mask, remask, mask+remask or patch; repeated.", "--enforce"
+    ),
     "candidates": flag(
         int,
         "Suites infill and patch",
         "Fillings of a line or fault; the likeliest counts, or the first that may stand.",
         "--candidates",
     ),
+    "multi": flag(int, INFILL, "Runs of several lines to fill in beside single ones; 0 for none.", "--multi"),
     "seconds": flag(float, HUMANEVAL, "Processor time of an answer's test.", "--seconds"),
     "memory": flag(int, HUMANEVAL, "MiB of an answer's test.", "--memory"),
 }
 # Settings that do not change what a sample is: a run with others of these goes on with the samples that are there.
-NARROWING = ("limit", "part", "check_data", "orders", "levels", "modes", "enforcements")
+NARROWING = ("limit", "multi", "part", "check_data", "orders", "levels", "modes", "enforcements", "at_once")
 
 
 @with_flags(settings=SETTINGS, options=DECODING, loading=LOADING)
@@ -100,7 +105,7 @@ def evaluate(
 
     humaneval: pass@1, the answers run in a sandbox.
 
-    infill: what a suffix is worth, and single lines of HumanEval filled in.
+    infill: what a suffix is worth, and lines of HumanEval filled in.
 
     patch: faults put into sound functions, and how they are mended.
 
@@ -109,6 +114,8 @@ def evaluate(
     decay: DecayBench, answers under more and more rules, by mode and enforcement.
 
     revision: chains of steps by AR, diffusion, and diffusion that takes tokens back.
+
+    schemas: JSON under 60 JSON Schemas, in every mode and without a constraint.
     """
     if compare is not None:
         show_comparison(*compare, as_object)
@@ -132,7 +139,7 @@ def evaluate(
     prepare_memory()
     if "starter" in getattr(own, "data", ()):
         make_starter_corpus()
-    loading = {"exactness": chosen.exactness, "max_tokens_cached": ROWS_CACHED, **loading}
+    loading = {"exactness": chosen.exactness, "max_tokens_cached": ROWS_CACHED * getattr(own, "at_once", 1), **loading}
     lm = load_model(name, **loading)
 
     def other(title: str) -> Any:

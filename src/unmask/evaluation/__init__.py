@@ -18,6 +18,7 @@ SUITES = {
     "light": "unmask.evaluation.light",
     "decay": "unmask.evaluation.decay.suite",
     "revision": "unmask.evaluation.revision",
+    "schemas": "unmask.evaluation.schemas.suite",
 }
 
 

@@ -14,7 +14,7 @@ from unmask.evaluation.rows import Row, read
 
 SHARES = (
     *("passed", "same_as_ar", "agreement", "agreement_prefix", "repeated"),
-    *("raw", "satisfied", "strict", "joint", "right_steps", "valid_steps"),
+    *("raw", "satisfied", "strict", "joint", "right_steps", "valid_steps", "obeys", "narrowed"),
 )
 FACTORS = dict.fromkeys(SHARES, 100)
 

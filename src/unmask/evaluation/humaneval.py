@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from rich.table import Table
@@ -21,6 +22,7 @@ from unmask.evaluation.rows import Row, Rows
 from unmask.evaluation.starter_tables import table_of
 from unmask.evaluation.stops import HUMAN_EVAL_STOPS
 from unmask.evaluation.suite import Job, Suite
+from unmask.evaluation.together import check_at_once, together
 from unmask.lm.options import Options, options_of, request_of
 from unmask.sandbox import Limits, Verdict, isolation, run_python
 
@@ -37,18 +39,20 @@ COLUMNS = {
 @dataclass(frozen=True, slots=True)
 class Settings:
     """limit: only the first so many tasks. max_tokens: most new ones of an answer. seconds, memory: what an answer and
-    its test may use, of processor time and in MiB."""
+    its test may use, of processor time and in MiB. at_once: answers in hand at once; above 1 no speed is told."""
 
     limit: int = TASKS
     max_tokens: int = 512
     seconds: float = 5.0
     memory: int = 512
+    at_once: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.limit <= TASKS:
             raise ValueError(f"limit must be between 1 and {TASKS}, got {self.limit}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        check_at_once(self.at_once)
         self.limits()
 
     def limits(self) -> Limits:
@@ -70,10 +74,12 @@ def run_on(job: Job, tasks: Sequence[Task]) -> dict[str, Any]:
     rows = Rows(job.rows, {"suite": "humaneval", **model, "decoding": decoding, "limits": limits})
     if any(rows.get(task.name) is None for task in tasks):  # the first forward of a shape is not what is measured
         lm.generate(prompt_of(tasks[0]), **{**options, "max_tokens": 2})
-    done = list[Row]()
-    for task in tasks:
+    work = {task.name: partial(sample, job, task, options) for task in tasks}
+
+    def tell(done: Sequence[Row]) -> None:
         job.progress(f"{sum(row['passed'] for row in done)} passed", len(done), len(tasks))
-        done.append(rows.get(task.name) or rows.add(task.name, sample(job, task, options)))
+
+    done = together(rows, work, settings.at_once, tell)
     ends = {
         status: sum(row["verdict"] == status for row in done) for status in sorted({row["verdict"] for row in done})
     }

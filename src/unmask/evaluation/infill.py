@@ -1,49 +1,47 @@
-"""Suite `infill`: what a suffix is worth to a model, and single lines of HumanEval filled in with both sides in view.
+"""Suite `infill`: what a suffix is worth to a model, and lines of HumanEval filled in with both sides in view.
 
 Suffix gain: loss of a held-out gap with the suffix of another gap less that with its own, in nats per token: 0 means
-that the suffix is not read. The lines are those of HumanEval-Infilling (Bavarian et al., arXiv 2207.14255), rebuilt
-from HumanEval itself: every line of every solution that is not blank, 1,033 of them, beside what the same model writes
-when it sees the prefix alone.
+that the suffix is not read. The lines, single and in runs, are those of `evaluation.lines`, beside what the same model
+writes when it sees the prefix alone.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from unmask.evaluation.benchmarks import Task, human_eval
+from unmask.evaluation.benchmarks import human_eval
 from unmask.evaluation.bootstrap import LEVEL, summary
+from unmask.evaluation.lines import LINES, RUNS, Line, runs_of_lines, sample, single_lines
 from unmask.evaluation.record import circumstances, model_of
 from unmask.evaluation.rows import Row, Rows
 from unmask.evaluation.suite import Job, Suite
-from unmask.lm import LM, Filled, Filling, Options
+from unmask.lm import LM
 from unmask.lm.filling import IN_PLACE, PREFIX
 from unmask.lm.ranking import log_likelihoods
-from unmask.sandbox import Limits, run_python
+from unmask.sandbox import Limits
 from unmask.training.gap_measure import Loss, gap_losses, held_gaps, shuffled
 from unmask.training.gaps import Gap
 from unmask.training.packing import Data, held_out
 from unmask.training.settings import Adapter, Blocks, Infill, TrainConfig
 
-LINES = 1033
 OTHER_ROOM = 48  # tokens of a gap, at most, for models whose gaps have no room
-FLOOR_TOKENS = 64  # that the prefix alone is continued by; its first line counts
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """limit: so many lines of HumanEval, in a fixed order without order (0: none). candidates: see `lm.Filling`.
-    samples: held-out gaps, of texts of `length` tokens of `data`. points: noise levels per block. max_tokens: most of a
-    line. seconds, memory: what a filled function and its test may use, of processor time and in MiB."""
+    """limit: so many single lines of HumanEval, in a fixed order without order (0: none); multi: so many runs of lines.
+    candidates: see `lm.Filling`. samples: held-out gaps, of texts of `length` tokens of `data`. points: noise levels
+    per block. max_tokens: most of a gap. seconds, memory: what a filled function and its test may use, of processor
+    time and in MiB."""
 
     limit: int = LINES
+    multi: int = 0
     candidates: int = 1
     samples: int = 64
     length: int = 256
@@ -56,6 +54,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.limit <= LINES:
             raise ValueError(f"limit must be between 0 and {LINES}, got {self.limit}")
+        if not 0 <= self.multi <= RUNS:
+            raise ValueError(f"multi must be between 0 and {RUNS}, got {self.multi}")
         for name in ("samples", "points", "candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -63,45 +63,22 @@ class Settings:
             raise ValueError(f"length must be at least 64, got {self.length}")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line to fill in. number: which of its function's lines that are not blank."""
-
-    task: Task
-    number: int
-    prefix: str
-    middle: str
-    suffix: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.task.name}/L{self.number}"
-
-
-def single_lines(tasks: Sequence[Task]) -> list[Line]:
-    """All lines of all solutions that are not blank. The middle is the line without its end, indentation included."""
-    made = list[Line]()
-    for task in tasks:
-        rows, number = task.solution.splitlines(keepends=True), 0
-        for i, row in enumerate(rows):
-            if row.strip():
-                middle = row.rstrip("\n")
-                suffix = row[len(middle) :] + "".join(rows[i + 1 :])
-                made.append(Line(task, number, task.prompt + "".join(rows[:i]), middle, suffix))
-                number += 1
-    return made
-
-
 def run(job: Job) -> dict[str, Any]:
     """All numbers of the suite. A model that has not learned to fill gaps has no suffix gain; its lines are filled as
     `LM.fill` does it with untrained=True. Raises ConnectionError where HumanEval cannot be had."""
-    lines = single_lines(human_eval()) if job.settings.limit else []
-    order = np.random.default_rng(0).permutation(len(lines))[: job.settings.limit].tolist()
-    return run_on(job, [lines[i] for i in order])
+    settings = job.settings
+    tasks = human_eval() if settings.limit or settings.multi else ()
+    lines = some(single_lines(tasks), settings.limit)
+    return run_on(job, lines, some(runs_of_lines(tasks), settings.multi))
 
 
-def run_on(job: Job, lines: Sequence[Line]) -> dict[str, Any]:
-    """`run`, on given lines."""
+def some(lines: Sequence[Line], count: int) -> list[Line]:
+    """So many in a fixed order that follows nothing: of a smaller count they are the first."""
+    return [lines[i] for i in np.random.default_rng(0).permutation(len(lines))[:count].tolist()]
+
+
+def run_on(job: Job, lines: Sequence[Line], multi: Sequence[Line] = ()) -> dict[str, Any]:
+    """`run`, on given lines and runs of lines."""
     lm, settings = job.lm, job.settings
     layouts = lm.filler.layouts
     model = model_of(lm, job.adapter)
@@ -110,13 +87,12 @@ def run_on(job: Job, lines: Sequence[Line]) -> dict[str, Any]:
     how |= {"max_tokens": settings.max_tokens, "candidates": settings.candidates}
     rows = Rows(job.rows, {"suite": "infill", **model, "how": how, "traits": asdict(lm.traits)} | of_gaps(settings))
     gaps = list(gap_rows(job, rows)) if layouts else []
-    done = list[Row]()
-    for number, line in enumerate(lines):
-        job.progress(f"{sum(row['exact'] for row in done)} filled exactly", number, len(lines))
-        done.append(rows.get(line.name) or rows.add(line.name, sample(job, line)))
+    single = list(line_rows(job, rows, lines, "line"))
+    several = list(line_rows(job, rows, multi, "run"))
     found: dict[str, Any] = {"suite": "infill", **model, **circumstances(lm), "how": how}
     found |= {"settings": asdict(settings) | {"data": list(settings.data)}}
-    return found | {"interval": LEVEL, "gaps": gains(gaps), "lines": len(done), "results": results(done)}
+    found |= {"interval": LEVEL, "gaps": gains(gaps), "lines": len(single), "results": results(single)}
+    return found | {"multi": len(several), "multi_results": results(several)}
 
 
 def of_gaps(settings: Settings) -> dict[str, Any]:
@@ -171,7 +147,7 @@ def losses(lm: LM, gap: Gap, other: Gap, config: TrainConfig, points: int) -> Ro
     assert fim is not None
     for name, one in (("ar", gap), ("ar_other", other)):
         prompt = fim.prompt(one.prefix, one.suffix, fim.orders[0])
-        row[name] = -sum(log_likelihoods(lm, (*prompt, *one.part, *fim.ends[:1]), len(prompt)))
+        row[name] = -sum(log_likelihoods(lm, [((*prompt, *one.part, *fim.ends[:1]), len(prompt))])[0])
     return row
 
 
@@ -185,62 +161,23 @@ def gains(rows: Sequence[Row]) -> dict[str, Any]:
     return found
 
 
-# Single lines.
+# Lines.
 
 
-def sample(job: Job, line: Line) -> Row:
-    """One line, filled with both sides in view and, as a floor, from the prefix alone by AR."""
-    lm, settings = job.lm, job.settings
-    options = {**job.options, **({} if settings.max_tokens is None else {"max_tokens": settings.max_tokens})}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it is untrained is in the results
-        found = lm.fill(line.prefix, line.suffix, untrained=True, candidates=settings.candidates, **options)
-    row = judged(line, found.text, settings) | numbers(found)
-    floor = first_line(floor_of(lm, line))
-    below = judged(line, floor, settings)
-    return row | {f"floor_{name}": below[name] for name in ("text", "exact", "likeness", "passed")}
-
-
-def floor_of(lm: LM, line: Line) -> str:
-    how = Filling(layout=PREFIX, untrained=True, heal=True)
-    return lm.finish(
-        lm.submit(*lm.filler.prepare(line.prefix, "", Options(mode="ar", max_tokens=FLOOR_TOKENS), how))
-    ).text
-
-
-def first_line(text: str) -> str:
-    return text.split("\n", 1)[0]
-
-
-def judged(line: Line, text: str, settings: Settings) -> Row:
-    """exact: the very line; first_line: its first line is; likeness: of characters, 0 to 1; passed: the function with
-    the text in it passes its test."""
+def line_rows(job: Job, rows: Rows, lines: Sequence[Line], kind: str) -> Iterator[Row]:
+    """The samples of some lines. kind: what they are called in the file, where a line is also a run of one."""
+    settings, exact = job.settings, 0
     limits = Limits(seconds=settings.seconds, memory=settings.memory << 20)
-    program = f"{line.prefix}{text}{line.suffix}\n{line.task.test}\ncheck({line.task.entry_point})\n"
-    likeness = SequenceMatcher(None, text, line.middle, autojunk=False).ratio()
-    return {
-        "text": text,
-        "exact": text == line.middle,
-        "first_line": first_line(text) == line.middle,
-        "likeness": likeness,
-        "passed": text == line.middle or run_python(program, limits).passed,
-    }
+    options = {**job.options, **({} if settings.max_tokens is None else {"max_tokens": settings.max_tokens})}
+    for number, line in enumerate(lines):
+        job.progress(f"{exact} of {kind}s filled exactly", number, len(lines))
+        key = f"{kind} {line.name}"
+        row = rows.get(key) or rows.add(key, sample(job.lm, line, options, settings.candidates, limits))
+        exact += row["exact"]
+        yield row
 
 
-def numbers(found: Filled) -> Row:
-    stats = found.stats
-    return {
-        "layout": found.layout,
-        "ended": found.ended,
-        "trimmed": found.chosen.trimmed,
-        "tokens": stats.tokens,
-        "nfe": stats.nfe + stats.prefills,
-        "seconds": stats.seconds,
-    }
-
-
-SHARES = ("exact", "first_line", "passed", "likeness", "ended", "trimmed")
-FLOORS = ("floor_exact", "floor_passed", "floor_likeness")
+SHARES = ("exact", "passed", "likeness", "ended", "trimmed", "floor_exact", "floor_passed", "floor_likeness")
 
 
 def results(rows: Sequence[Row]) -> dict[str, Any]:
@@ -249,7 +186,7 @@ def results(rows: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         by_function.setdefault(str(row["key"]).rsplit("/", 1)[0], []).append(row)
     found = dict[str, Any]()
-    for name in (*SHARES, *FLOORS):
+    for name in SHARES:
         if rows and all(name in row for row in rows):
             groups = by_function.values()
             found[name] = summary([(sum(float(row[name]) for row in group), len(group)) for group in groups])
@@ -268,15 +205,17 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
             if name in found["gaps"]:
                 table.add_row(title, cell(found["gaps"][name]), cell(found["gaps"][f"gain_{name}"]))
         yield table
-    if found["lines"]:
-        table = Table(title=f"{found['lines']} lines of HumanEval", title_justify="left")
+    for count, what in (("lines", "single lines"), ("multi", "runs of lines")):
+        if not found[count]:
+            continue
+        table = Table(title=f"{found[count]} {what} of HumanEval", title_justify="left")
         for heading in ("", "both sides", "prefix alone"):
             table.add_column(heading, justify="right" if heading else "left")
+        shares = found["results" if count == "lines" else "multi_results"]
         names = {"exact": "exact match", "passed": "pass@1", "likeness": "likeness", "ended": "ended by the model"}
         for name, title in names.items():
-            if name in found["results"]:
-                floor = found["results"].get(f"floor_{name}")
-                table.add_row(title, cell(found["results"][name], 100), cell(floor, 100) if floor else "")
+            floor = shares.get(f"floor_{name}")
+            table.add_row(title, cell(shares[name], 100), cell(floor, 100) if floor else "")
         table.caption = f"per cent, with {100 * LEVEL:.0f} % intervals over functions"
         yield table
 

@@ -34,6 +34,15 @@ MEASURES: dict[str, tuple[tuple[str, ...], Callable[[Row], tuple[float, float]]]
     "agreement_prefix": (("agreement_prefix",), lambda row: (row["agreement_prefix"], 1)),
     "repeated": (("repeated",), lambda row: (row["repeated"] * row["tokens"], row["tokens"])),
     "likeness": (("likeness",), lambda row: (row["likeness"], 1)),
+    "obeys": (("obeys",), lambda row: (row["obeys"], 1)),
+    "narrowed": (("narrowed",), lambda row: (row["narrowed"], 1)),
+    "work_ms": (("work_ms",), lambda row: (row["work_ms"], row["tokens"])),
+    "kept_ms": (("kept_ms",), lambda row: (row["kept_ms"], row["tokens"])),
+    "compile_ms": (("compile_ms",), lambda row: (row["compile_ms"], 1)),
+    "later_ms": (
+        ("first_seconds", "first_tokens", "seconds"),
+        lambda row: (1e3 * (row["seconds"] - row["first_seconds"]), row["tokens"] - row["first_tokens"]),
+    ),
 }
 
 
@@ -67,17 +76,21 @@ def compared(before: Sequence[Row], after: Sequence[Row]) -> dict[str, Any]:
 
 
 def generated(lm: LM, ids: Ids, **options: Any) -> tuple[Generation, Row]:
-    """A generation, alone on the engine, and what a row holds of it.
+    """A generation, alone on the engine, and what a row holds of it."""
+    begun = time.process_time()
+    done = lm.generate(ids, **options)
+    return done, row_of(done, time.process_time() - begun)
+
+
+def row_of(done: Generation, cpu: float) -> Row:
+    """What a row holds of a generation.
 
     step: the number of the forward that gave each token, counted from the first prefill. cpu_seconds: processor time of
     the whole process, which a busy machine stretches less than the time on the wall.
     """
-    begun = time.process_time()
-    done = lm.generate(ids, **options)
-    cpu = time.process_time() - begun
     stats = done.stats
-    return done, {
-        "prompt_tokens": len(ids),
+    return {
+        "prompt_tokens": len(done.prompt_ids),
         "ids": list(done.token_ids),
         "step": [token.step for token in done.tokens],
         "text": done.text,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from rich.table import Table
@@ -21,6 +22,7 @@ from unmask.evaluation.rows import Row, Rows
 from unmask.evaluation.starter import by_way
 from unmask.evaluation.starter_tables import table_of
 from unmask.evaluation.suite import Job, Suite
+from unmask.evaluation.together import check_at_once, together
 
 END = "\n\n"  # of an answer
 MOST = 500
@@ -38,7 +40,8 @@ PAIRS = (("ar", "diffusion"), ("diffusion", "revision"), ("ar", "revision"), ("d
 @dataclass(frozen=True, slots=True)
 class Settings:
     """seed: of the chains. limit: chains of each kind. shots: examples before each. max_tokens: of an answer.
-    confidence_threshold, revision_threshold, max_revisions: of the ways that revise."""
+    confidence_threshold, revision_threshold, max_revisions: of the ways that revise. at_once: answers in hand at once.
+    """
 
     seed: int = 0
     limit: int = 40
@@ -47,6 +50,7 @@ class Settings:
     confidence_threshold: float = 0.7
     revision_threshold: float = 0.5
     max_revisions: int = 2
+    at_once: int = 8
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -57,6 +61,7 @@ class Settings:
         ):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be between {least} and {most}, got {getattr(self, name)}")
+        check_at_once(self.at_once)
         for name in ("confidence_threshold", "revision_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -93,14 +98,14 @@ def run_on(job: Job, chains: Sequence[Chain]) -> dict[str, Any]:
         raise ValueError("the model names no mask token, so it cannot denoise: give mask_id")
     ways = ways_of(settings, lm.traits.block_size)
     model = model_of(lm, job.adapter)
-    asked = {key: value for key, value in asdict(settings).items() if key != "limit"}
+    asked = {key: value for key, value in asdict(settings).items() if key not in ("limit", "at_once")}
     rows = Rows(job.rows, {"suite": "revision", **model, **asked, "block_size": lm.traits.block_size})
-    done = list[Row]()
-    for number, chain in enumerate(chains):
-        for place, (way, options) in enumerate(ways.items()):
-            job.progress(f"{chain.kind}, {way}", number * len(ways) + place, len(chains) * len(ways))
-            key = f"{chain.name}/{way}"
-            done.append(rows.get(key) or rows.add(key, sample(job, chain, way, options)))
+    work = {
+        f"{chain.name}/{way}": partial(sample, job, chain, way, options)
+        for chain in chains
+        for way, options in ways.items()
+    }
+    done = together(rows, work, settings.at_once, lambda done: job.progress("answers", len(done), len(work)))
     found: dict[str, Any] = {"suite": "revision", **model, **circumstances(lm), "interval": LEVEL}
     found["settings"] = {**asdict(settings), "chains": len(chains), "block_size": lm.traits.block_size}
     return found | summed_up(done, list(ways))

@@ -20,6 +20,7 @@ from unmask.evaluation.pictures import quality_over_speed
 from unmask.evaluation.prompts import KINDS, PER_KIND, Prompt, draw, held_out_functions
 from unmask.evaluation.record import circumstances, model_of
 from unmask.evaluation.rows import Row, Rows
+from unmask.evaluation.slots import slots_taken
 from unmask.evaluation.starter_tables import tables
 from unmask.evaluation.stops import HUMAN_EVAL_STOPS, tokens_until
 from unmask.evaluation.suite import Job, Suite
@@ -107,7 +108,7 @@ def run_on(job: Job, prompts: Sequence[Prompt]) -> dict[str, Any]:
     found["settings"] = {**asdict(settings), "prompts": len(prompts), "block_size": lm.traits.block_size}
     found["settings"]["check_data"] = [Path(file).name for file in settings.check_data]
     found |= {"interval": LEVEL, "forward_costs": [list(pair) for pair in lm.engine.costs], "trained_on": trained_on}
-    return found | summed_up(lm, done, list(ways))
+    return found | summed_up(lm, done, list(ways)) | {"slots": slots_of(done, settings)}
 
 
 def answered(job: Job, prompts: Sequence[Prompt], ways: Mapping[str, dict[str, Any]], rows: Rows) -> Iterator[Row]:
@@ -175,6 +176,13 @@ def summed_up(lm: LM, rows: Sequence[Row], ways: Sequence[str]) -> dict[str, Any
         code = [row for row in rows if row["kind"] == "code" and not row["way"].startswith("fastdiffuser")]
         per_kind["code, function alone"] = by_way(list(cut(lm, code)), ways)
     return {"kinds": per_kind, "all": by_way(rows, ways), "targets": list(targets(per_kind))}
+
+
+def slots_of(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
+    """Per kind, in how many rounds of linearspec each slot of the draft was taken; empty where it was not run."""
+    mine = {kind: [row for row in rows if (row["kind"], row["way"]) == (kind, "linearspec")] for kind in KINDS}
+    drafted = settings.draft_block_size - 2  # without the seed, and the slot of the verifier's own token
+    return {kind: slots_taken(some, drafted, settings.max_tokens) for kind, some in mine.items() if some}
 
 
 def by_way(rows: Sequence[Row], ways: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,10 @@ QUALITY = {
     "log_likelihood": "nats a token under AR",
     "repeated": "repeats itself",
 }
-SHARES = ("same_as_ar", "agreement", "agreement_prefix", "repeated", "passed", "right_steps", "valid_steps")
+SHARES = (
+    *("same_as_ar", "agreement", "agreement_prefix", "repeated", "passed", "right_steps", "valid_steps"),
+    *("obeys", "narrowed"),
+)
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:

@@ -11,6 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from unmask.evaluation.decay.backend_rules import APP, Code
+from unmask.evaluation.decay.backend_rules import RULES as BACKEND_RULES
+from unmask.evaluation.decay.backend_tasks import BackendTask
+from unmask.evaluation.decay.backends import Backend
 from unmask.evaluation.decay.function_tasks import RULES as FUNCTION_RULES
 from unmask.evaluation.decay.function_tasks import FunctionTask
 from unmask.evaluation.decay.functions import Asked
@@ -58,11 +62,13 @@ class RulesOracle:
 
 def faults_of(task: Task, text: str, complete: bool) -> list[Fault]:
     """All faults, whatever rules are active."""
-    read = text if complete else whole_lines(text)
+    seen = text if complete else whole_lines(text)
     if isinstance(task, SpecTask):
-        return [*of_program(task.spec, read), *(unreadable(text) if complete else ())]
+        return [*of_program(task.spec, seen), *(unreadable(text) if complete else ())]
+    if isinstance(task, BackendTask):
+        return list(of_backend(task.spec, seen, complete))
     assert isinstance(task, FunctionTask)
-    return list(of_function(task.asked, read, complete))
+    return list(of_function(task.asked, seen, complete))
 
 
 def whole_lines(text: str) -> str:
@@ -179,17 +185,11 @@ def of_end(function: Open, here: tuple[int, int]) -> Iterator[Fault]:
 
 def of_function(asked: Asked, text: str, complete: bool) -> Iterator[Fault]:
     code = text.split("```")[0]
-    lines = lines_of(code)
-    # A line that opens a block may be the last one so far.
-    opened = code.rstrip().rpartition("\n")[2] if not complete and code.rstrip().endswith(":") else ""
-    more = f"{' ' * (len(opened) - len(opened.lstrip()) + 4)}pass\n" if opened else ""
-    try:
-        module = ast.parse(code + more)
-    except (ValueError, RecursionError, MemoryError):
-        return
-    except SyntaxError as error:
+    lines, more = lines_of(code), "" if complete else filled(code)
+    module = read(code + more, lines)
+    if isinstance(module, Fault):
         if complete:
-            yield Fault(UNREADABLE, *shown(lines, (error.lineno or 1) - 1))
+            yield module
         return
     node = next((one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == asked.name), None)
     if node is None:
@@ -215,3 +215,37 @@ def of_function(asked: Asked, text: str, complete: bool) -> Iterator[Fault]:
     yield from (
         Fault(rule, *shown(lines, number - 1)) for rule in FUNCTION_RULES if rule in broken for number in places[rule]
     )
+
+
+def filled(code: str) -> str:
+    """What lets a text be read whose last line so far opens a block."""
+    opened = code.rstrip().rpartition("\n")[2] if code.rstrip().endswith(":") else ""
+    return f"{' ' * (len(opened) - len(opened.lstrip()) + 4)}pass\n" if opened else ""
+
+
+def read(code: str, lines: Sequence[tuple[int, str]]) -> ast.Module | Fault:
+    """The syntax tree, or where reading stops."""
+    try:
+        return ast.parse(code)
+    except SyntaxError as error:
+        return Fault(UNREADABLE, *shown(lines, (error.lineno or 1) - 1))
+    except (ValueError, RecursionError, MemoryError):
+        return Fault(UNREADABLE, *shown(lines, 0))
+
+
+# Tier c.
+
+
+def of_backend(spec: Backend, text: str, complete: bool) -> Iterator[Fault]:
+    code = text.split("```")[0]
+    lines = lines_of(code)
+    module = read(code if complete else code + filled(code), lines)
+    if isinstance(module, Fault):
+        if complete:
+            yield module
+        return
+    backend = Code(spec, module, complete)
+    if complete and APP not in backend.classes:
+        yield Fault(UNREADABLE, *shown(lines, len(lines)))
+    for rule, (_, breaking) in BACKEND_RULES.items():
+        yield from (Fault(rule, *shown(lines, number - 1)) for number in dict.fromkeys(breaking(backend)))

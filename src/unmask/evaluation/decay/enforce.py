@@ -1,27 +1,29 @@
-"""Ways to have rules obeyed: asking alone, the best of several answers, masks, an oracle. Others can be added.
+"""Ways to have rules obeyed: asking alone, the best of several answers, masks, an oracle, patches.
 
 Each gets a model, a task under some rules, and options of `LM.generate` for the mode; what it spent is counted.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from unmask.evaluation.decay.blame import RulesOracle
+from unmask.evaluation.decay.patch import patch
 from unmask.evaluation.decay.tasks import Judged, Task
 from unmask.lm import LM, Generation
+from unmask.lm.result import Numbers
 
-ROUNDS = 4  # best-of-n may spend as many forwards as so many answers; re-masking writes a block so often, at most
+# Best-of-n and patching may spend the forwards of so many answers; re-masking writes a block so often, at most.
+ROUNDS = 4
 TEMPERATURE = 0.8  # of all answers but the first, which is greedy
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """text: the one that counts. tokens, prefill_tokens, prefills, nfe, seconds: of all that were written for it.
-    tried: how many. check_seconds: of judging them."""
+    """text: the one that counts. tokens, prefill_tokens, prefills, nfe: of all that were written for it. tried:
+    how many answers, or fillings of one."""
 
     text: str
     judged: Judged
@@ -29,9 +31,7 @@ class Answer:
     prefill_tokens: int
     prefills: int
     nfe: int
-    seconds: float
     tried: int
-    check_seconds: float
 
 
 Options = Mapping[str, Any]
@@ -44,21 +44,20 @@ def written(lm: LM, task: Task, active: Sequence[str], padding: int, options: Op
 
 def answer_of(task: Task, active: Sequence[str], all_of: Sequence[Generation]) -> Answer:
     """The generation that obeys most rules, the first among equals. Assertions have no say: they are what counts."""
-    begun = time.perf_counter()
-    judged = [task.judge(one.text, active) for one in all_of]
-    seconds = time.perf_counter() - begun
-    best = max(range(len(judged)), key=lambda i: (judged[i].satisfied, -i))
-    stats = [one.stats for one in all_of]
+    obeyed = [sum(task.kept(one.text, active).values()) for one in all_of]
+    return counted(task, active, all_of[obeyed.index(max(obeyed))].text, [one.stats for one in all_of])
+
+
+def counted(task: Task, active: Sequence[str], text: str, spent: Sequence[Numbers], scored: int = 0) -> Answer:
+    """scored: forwards beside those of `spent`."""
     return Answer(
-        all_of[best].text,
-        judged[best],
-        sum(one.tokens for one in stats),
-        sum(one.prefill_tokens for one in stats),
-        sum(one.prefills for one in stats),
-        sum(one.nfe for one in stats),
-        sum(one.seconds for one in stats),
-        len(stats),
-        seconds,
+        text,
+        task.judge(text, active),
+        sum(one.tokens for one in spent),
+        sum(one.prefill_tokens for one in spent),
+        sum(one.prefills for one in spent),
+        sum(one.nfe for one in spent) + scored,
+        len(spent),
     )
 
 
@@ -72,7 +71,7 @@ def best_of_n(lm: LM, task: Task, active: Sequence[str], padding: int, options: 
     options = {**options, "stop": task.stops}
     made = [written(lm, task, active, padding, options)]
     first = forwards(made)
-    while not all(task.judge(made[-1].text, active).kept.values()):
+    while not all(task.kept(made[-1].text, active).values()):
         if forwards(made) + first > ROUNDS * first:
             break
         made.append(written(lm, task, active, padding, {**options, "temperature": TEMPERATURE, "seed": len(made)}))
@@ -103,6 +102,14 @@ def masked_and_remasked(lm: LM, task: Task, active: Sequence[str], padding: int,
     return answer_of(task, active, [written(lm, task, active, padding, asked)])
 
 
+def patched(lm: LM, task: Task, active: Sequence[str], padding: int, options: Options) -> Answer:
+    """A whole answer, then the lines of it that break rules filled again, by ROUNDS - 1 times its forwards at most."""
+    first = written(lm, task, active, padding, {**options, "stop": task.stops})
+    budget = (ROUNDS - 1) * forwards([first])
+    done = patch(lm, task, active, task.prompt(active, padding), first.text, budget, options)
+    return counted(task, active, done.text, [first.stats, *done.spent], done.scored)
+
+
 def with_oracle(task: Task, active: Sequence[str]) -> dict[str, Any]:
     """Options of `LM.generate`; none without a rule to look for."""
     if not active:
@@ -116,4 +123,5 @@ ENFORCEMENTS: dict[str, Enforcement] = {
     "mask": masked,
     "remask": remasked,
     "mask+remask": masked_and_remasked,
+    "patch": patched,
 }

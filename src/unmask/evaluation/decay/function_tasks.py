@@ -149,17 +149,24 @@ class FunctionTask:
     def answer(self, active: Sequence[str]) -> str:
         return render(self.asked, active)
 
-    def judge(self, text: str, active: Sequence[str]) -> Judged:
-        asked, code = self.asked, text.split("```")[0]
-        total, broken = len(asked.inputs), dict.fromkeys(active, False)
+    def read(self, text: str) -> tuple[Node, ast.Module] | None:
+        """The function and all of the code; None where it is not there or cannot be read."""
         try:
-            module = ast.parse(code)
+            module = ast.parse(text.split("```")[0])
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return Judged(0, total, broken)
-        node = next((one for one in module.body if isinstance(one, Node) and one.name == asked.name), None)
-        if node is None:
-            return Judged(0, total, broken)
-        return Judged(held(asked, code), total, {rule: RULES[rule][1](asked, node, module) for rule in active})
+            return None
+        named = (one for one in module.body if isinstance(one, Node) and one.name == self.asked.name)
+        return next(((node, module) for node in named), None)
+
+    def kept(self, text: str, active: Sequence[str]) -> dict[str, bool]:
+        found = self.read(text)
+        if found is None:
+            return dict.fromkeys(active, False)
+        return {rule: RULES[rule][1](self.asked, *found) for rule in active}
+
+    def judge(self, text: str, active: Sequence[str]) -> Judged:
+        passed = held(self.asked, text.split("```")[0]) if self.read(text) else 0
+        return Judged(passed, len(self.asked.inputs), self.kept(text, active))
 
     def grammar(self, active: Sequence[str]) -> dict[str, Any]:
         return {"type": "regex", "pattern": pattern(self.asked, active)}

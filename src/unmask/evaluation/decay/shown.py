@@ -41,11 +41,11 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
             table.add_row(way, *values, percent(numbers["decay"].get(measure)), per_rule)
         yield table
     table = table_of("what an answer costs")
-    for heading in ("forwards", "tokens", "answers", "seconds", "of judging"):
+    for heading in ("forwards", "tokens", "answers"):
         table.add_column(heading, justify="right")
     for way, numbers in found["ways"].items():
         spent = numbers["spent"]
-        cells = [f"{spent[name]:.1f}" for name in ("nfe", "tokens", "tried", "seconds", "check_seconds")]
+        cells = [f"{spent[name]:.1f}" for name in ("nfe", "tokens", "tried")]
         table.add_row(way, *cells)
     yield table
     if found["rules"]:

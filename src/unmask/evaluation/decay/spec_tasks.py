@@ -130,14 +130,21 @@ class SpecTask:
     def answer(self, active: Sequence[str]) -> str:
         return render(self.spec, active)
 
-    def judge(self, text: str, active: Sequence[str]) -> Judged:
+    def kept(self, text: str, active: Sequence[str]) -> dict[str, bool]:
         spec = self.spec
-        calls = calls_of(spec, Random(f"calls {self.seed} {self.number}"))
         try:
             program = parse(text)
         except ProgramError:
-            return Judged(0, CALLS, dict.fromkeys(active, False))
-        return Judged(held(program, calls), CALLS, {rule: RULES[rule][1](spec, program) for rule in active})
+            return dict.fromkeys(active, False)
+        return {rule: RULES[rule][1](spec, program) for rule in active}
+
+    def judge(self, text: str, active: Sequence[str]) -> Judged:
+        calls = calls_of(self.spec, Random(f"calls {self.seed} {self.number}"))
+        try:
+            passed = held(parse(text), calls)
+        except ProgramError:
+            passed = 0
+        return Judged(passed, CALLS, self.kept(text, active))
 
     def grammar(self, active: Sequence[str]) -> dict[str, Any]:
         return {"type": "grammar", "syntax": "lark", "text": grammar(self.spec, active)}

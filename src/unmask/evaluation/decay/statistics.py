@@ -74,7 +74,7 @@ def of_way(rows: Sequence[Row]) -> dict[str, Any]:
             found["decay"][measure] = number(curve.decay())
             found["slope"][measure] = number(curve.slope())
             found["area"][measure] = number(curve.area())
-    spent = ("nfe", "tokens", "seconds", "check_seconds", "tried")
+    spent = ("nfe", "tokens", "tried")
     return found | {"spent": {name: float(np.mean([row[name] for row in rows])) for name in spent}}
 
 

@@ -1,16 +1,19 @@
 """Suite `decay`: DecayBench. As rules accumulate on a task, how fast do answers get worse, by mode and enforcement?
 
 After arXiv 2605.06445, made small: tier "a" is a little language that a small model can be trained on from nothing
-(runs/decay_model.py), tier "b" one Python function. The design is that of the reference, section 5.2.
+(runs/decay_model.py), tier "b" one Python function, tier "c" a small backend with SQLAlchemy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from unmask.evaluation.bootstrap import LEVEL
+from unmask.evaluation.decay.backend_tasks import BackendTask
 from unmask.evaluation.decay.enforce import ENFORCEMENTS
 from unmask.evaluation.decay.function_tasks import FunctionTask
 from unmask.evaluation.decay.functions import functions
@@ -21,18 +24,20 @@ from unmask.evaluation.decay.tasks import PADDING, Task, williams
 from unmask.evaluation.record import circumstances, model_of
 from unmask.evaluation.rows import Row, Rows
 from unmask.evaluation.suite import Job, Suite
+from unmask.evaluation.together import check_at_once, together
 from unmask.lm.options import MODES
 from unmask.sandbox import isolation
 
+TIERS = ("a", "b", "c")
 MOST = 60  # tasks of a tier
 ORDERS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """tier: a or b. limit: tasks. orders: of the rules, per task. levels: how many rules are active. shots: examples
-    before a task, 0 for a model that was trained on them. seed: of the tasks. modes: of `LM.generate`; enforcements: of
-    `enforce.ENFORCEMENTS`. confidence_threshold: of fastdiffuser."""
+    """tier: one of TIERS. limit: tasks. orders: of the rules, per task. levels: how many rules are active. shots:
+    examples before a task, 0 for a model that was trained on them. seed: of the tasks. modes: of `LM.generate`;
+    enforcements: of `enforce.ENFORCEMENTS`. confidence_threshold: of fastdiffuser. at_once: answers in hand at once."""
 
     tier: str = "a"
     limit: int = 4
@@ -43,10 +48,13 @@ class Settings:
     modes: tuple[str, ...] = ("ar", "fastdiffuser")
     enforcements: tuple[str, ...] = tuple(ENFORCEMENTS)
     confidence_threshold: float = 0.9
+    at_once: int = 8
 
     def __post_init__(self) -> None:
-        if self.tier not in ("a", "b"):
-            raise ValueError(f"tier must be a or b, got {self.tier!r}")
+        if self.tier not in TIERS:
+            raise ValueError(f"tier must be one of {', '.join(TIERS)}, got {self.tier!r}")
+        if self.tier == "c" and find_spec("sqlalchemy") is None:
+            raise ValueError("tier c runs answers with SQLAlchemy, which is not installed: pip install 'unmask[eval]'")
         for name, least, most in (("limit", 1, MOST), ("orders", 1, ORDERS), ("shots", 0, 4)):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be between {least} and {most}, got {getattr(self, name)}")
@@ -61,11 +69,14 @@ class Settings:
                 raise ValueError(f"{name} must be some of {', '.join(known)}, got {wrong[0]!r}")
         if not 0 <= self.confidence_threshold <= 1:
             raise ValueError(f"confidence_threshold must be between 0 and 1, got {self.confidence_threshold}")
+        check_at_once(self.at_once)
 
 
 def task_of(settings: Settings, number: int) -> Task:
     if settings.tier == "a":
         return SpecTask(number, settings.seed, settings.shots)
+    if settings.tier == "c":
+        return BackendTask(number, settings.seed, settings.shots)
     return FunctionTask(number % len(functions()), settings.seed, settings.shots)
 
 
@@ -110,10 +121,9 @@ def run(job: Job) -> dict[str, Any]:
     model = model_of(lm, job.adapter)
     asked = {key: getattr(settings, key) for key in ("tier", "shots", "seed", "confidence_threshold")}
     rows = Rows(job.rows, {"suite": "decay", **model, **asked, "isolation": isolation()})
-    todo, done = list(samples(settings)), list[Row]()
-    for number, one in enumerate(todo):
-        job.progress(f"{one.task.name}, {len(one.active)} rules, {one.mode}", number, len(todo))
-        done.append(rows.get(one.key) or rows.add(one.key, sample(job, one)))
+    todo = list(samples(settings))
+    work = {one.key: partial(sample, job, one) for one in todo}
+    done = together(rows, work, settings.at_once, lambda done: job.progress("answers", len(done), len(todo)))
     found: dict[str, Any] = {"suite": "decay", **model, **circumstances(lm), "interval": LEVEL}
     found["settings"] = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()}
     return found | summed_up(done, todo[0].task)

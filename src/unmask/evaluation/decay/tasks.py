@@ -63,7 +63,11 @@ class Task(Protocol):
     def answer(self, active: Sequence[str]) -> str:
         """A right answer that obeys the active rules: the certificate that there is one."""
 
-    def judge(self, text: str, active: Sequence[str]) -> Judged: ...
+    def kept(self, text: str, active: Sequence[str]) -> dict[str, bool]:
+        """Per active rule whether the answer obeys it. Nothing is run for it."""
+
+    def judge(self, text: str, active: Sequence[str]) -> Judged:
+        """With the assertions."""
 
     def grammar(self, active: Sequence[str]) -> dict[str, Any]:
         """A constraint for `LM.generate` that all answers in the form asked for satisfy, if they obey the active rules
