@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts import readme
 from tests.engine.tiny import CONFIG, decoder
 from unmask.bench import machine
 from unmask.bench.pictures import HEIGHT, WIDTH, drawn, scaled
@@ -195,9 +196,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_verb_on_this_machine(
-    tiny_folder: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+    tiny_folder: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "roof.json"
+    file = tmp_path / "roofline.json"
     words = ["roofline", str(tiny_folder), "--dtype", "float32", "--context", "16", "--block", "4"]
     assert run([*words, "--json", "--out", str(file)]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -208,6 +209,9 @@ def test_the_verb_on_this_machine(
     assert all(line["seconds"] > 0 and line["times_floor"] > 0 for line in part["forwards"])
     assert [line["mode"] for line in part["modes"]] == ["ar", "fastdiffuser", "linearspec", "quadspec"]
     assert found["machine"]["threads"] >= 1
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    rows = [line for line in readme.roofline().splitlines() if re.match(r"\| \d", line)]
+    assert [row.count("|") for row in rows] == [9] * len(ROWS)
     assert run(words) == 0
     assert "rows of the forward: a: 1, b: 2" in capsys.readouterr().out
 

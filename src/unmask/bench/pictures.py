@@ -49,6 +49,19 @@ def roofline(roof: Roof, kind: str, lines: Sequence[dict[str, Any]], title: str)
     return figure
 
 
+def first_roof(found: dict[str, Any]) -> Figure:
+    """Of what `unmask roofline` writes: its first roof."""
+    part = found["roofs"][0]
+    roof = Roof(part["name"], part["bandwidth"], part["rates"], part["source"])
+    title = f"{found['model']}, {found['dtype']}, a forward after {found['context']} rows"
+    return roofline(roof, kind_of(found), part["forwards"], title)
+
+
+def kind_of(found: dict[str, Any]) -> str:
+    """The number format that sets the roof."""
+    return "int8" if found["quantize"] == "int8" else str(found["dtype"])
+
+
 def speeds(found: dict[str, Any]) -> Figure:
     """Of a benchmark: median tokens per second of everything that was timed, one panel per kind of prompt, with the
     least and the most as whiskers."""

@@ -55,7 +55,7 @@ def roofline(
     For each mode: how many tokens a forward or a round has to bring to beat AR, and with --tpf or --acceptance tokens
     per second.
     """
-    from unmask.bench.pictures import drawn
+    from unmask.bench.pictures import drawn, kind_of
     from unmask.bench.tables import rooflines
     from unmask.evaluation.record import rounded
 
@@ -66,18 +66,17 @@ def roofline(
         raise FileNotFoundError(f"no folder {file.parent} to write {file.name} to")
     asked = {"tpf": tpf, "acceptance": acceptance, **({"blocks": tuple(block)} if block else {})}
     found, roofs = (published if gpu else measured)(model, gpu or [], context, asked, loading or {})
-    kind = "int8" if found["quantize"] == "int8" else found["dtype"]
     if file is not None:
         from unmask.evaluation.record import write
 
         write(file, rounded(found))
-        draw(file.with_suffix(".png"), roofs[0], kind, found)
+        draw(file.with_suffix(".png"), found)
     if as_object:
         print(json.dumps(rounded(found)))
         return
     for table in rooflines(found, roofs):
         out.print(table)
-    for line in drawn(roofs[0], kind, found["roofs"][0]["forwards"]):
+    for line in drawn(roofs[0], kind_of(found), found["roofs"][0]["forwards"]):
         out.print(line, soft_wrap=True, markup=False)
 
 
@@ -141,12 +140,11 @@ def on(
     }
 
 
-def draw(file: Path, roof: Roof, kind: str, found: dict[str, Any]) -> None:
+def draw(file: Path, found: dict[str, Any]) -> None:
     """The picture, where matplotlib is installed."""
     if not find_spec("matplotlib"):
         err.print("no picture: matplotlib is not installed (pip install 'unmask[eval]')", style="dim")
         return
-    from unmask.bench.pictures import roofline
+    from unmask.bench.pictures import first_roof
 
-    title = f"{found['model']}, {found['dtype']}, a forward after {found['context']} rows"
-    roofline(roof, kind, found["roofs"][0]["forwards"], title).savefig(file, dpi=110)
+    first_roof(found).savefig(file, dpi=110)
