@@ -461,6 +461,27 @@ def test_the_command(command: list[str], tmp_path: Path, capsys: pytest.CaptureF
     assert "No such file" in capsys.readouterr().err
 
 
+def test_a_trace_of_a_batch(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    modes = ("ar", "fastdiffuser", "self-speculation")
+    written(tmp_path / "in", [line(mode, model="tiny", max_tokens=9, generation_mode=mode) for mode in modes])
+    assert run([*command, "--trace", str(tmp_path / "trace")]) == 0
+    seen = read(tmp_path / "trace")
+    assert [one["mode"] for one in seen if one["object"] == "unmask.start"] == list(modes)
+    ended = {one["index"]: one for one in seen if one["object"] == "unmask.end"}
+    replies = {result["custom_id"]: result["response"]["body"] for result in read(tmp_path / "out")}
+    for index, mode in enumerate(modes):
+        steps = [one for one in seen if one["object"] == "unmask.step" and one["index"] == index]
+        text = "".join(one["text"] for one in steps)
+        assert text == replies[mode]["choices"][0]["text"]
+        assert ended[index]["finish_reason"] == replies[mode]["choices"][0]["finish_reason"]
+        assert ended[index]["stats"]["nfe"] == replies[mode]["usage"]["nfe"]
+    capsys.readouterr()
+    for elsewhere in (["--server", "http://127.0.0.1:1"], ["--ray"]):
+        where = [*command[:3], *elsewhere, "--trace", str(tmp_path / "trace")]
+        assert run(where) == 2
+        assert "neither with --server nor with --ray" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_process_of_a_shared_model_that_dies(lm: LM, tiny_folder: Path, tmp_path: Path) -> None:
     source = written(tmp_path / "in", [line(f"{n}", max_tokens=5 + n, ignore_eos=True) for n in range(30)])

@@ -17,6 +17,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unmask.cli.common import DEFAULT_MODEL, err, load_model
+from unmask.cli.common import opened as trace_file
 from unmask.cli.constraining import registered
 from unmask.cli.flags import (
     MANY,
@@ -26,6 +27,7 @@ from unmask.cli.flags import (
     Replicas,
     ServedModel,
     ServedNames,
+    TraceFile,
     with_decoding,
 )
 from unmask.cli.fleet import fleet_of, need
@@ -84,6 +86,7 @@ def batch(
     ] = False,
     replicas: Replicas = 1,
     cpus: CpusPerReplica = None,
+    trace: TraceFile = None,
     as_object: Annotated[bool, typer.Option("--json", help="One JSON object with the numbers at the end.")] = False,
 ) -> None:
     """Answer a file of requests in OpenAI's batch format, as `unmask serve` would. Run again, it goes on.
@@ -105,6 +108,8 @@ def batch(
         raise ValueError("--replicas and --cpus-per-replica need --ray")
     if ray and oracle:
         raise ValueError("--oracle does not go with --ray: functions of this process are not sent to others")
+    if trace is not None and (ray or server is not None):
+        raise ValueError("--trace needs the model in this process: it goes neither with --server nor with --ray")
     loading |= {"max_live": concurrent, "max_tokens_cached": cached, "tp": tp}
     settings = Settings(names=tuple(name or ()), defaults=options, oracles=registered(oracle or ()))
     with opened(source, out, errors) as found:
@@ -119,7 +124,9 @@ def batch(
                     fleet = fleet_of(model, loading, settings, (replicas, replicas), cpus)
                     summary = answered_on_ray(fleet, source, found)
                 else:
+                    record = trace_file(trace)
                     lm = load_model(model, **loading)
+                    lm.trace = record
                     try:
                         summary = answered(InProcess(lm, settings), source, found)
                     finally:

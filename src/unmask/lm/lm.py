@@ -23,10 +23,10 @@ from unmask.lm.loading import Parts, load
 from unmask.lm.options import Options, default_mode, options_of, request_of
 from unmask.lm.patching import patch
 from unmask.lm.result import Event, Generation
-from unmask.lm.trace import Trace, Tracing
+from unmask.lm.trace import Running, Trace
 from unmask.patching import Patched
 from unmask.text import ChatTemplate, render_chat
-from unmask.types import Frame, Ids, Oracle, Request
+from unmask.types import Ids, Oracle, Request
 
 Message = Mapping[str, Any]
 
@@ -149,17 +149,20 @@ class LM:
 
     def submit(self, request: Request, follow: Follow) -> Iterator[Event]:
         """As `stream`, for a request that `prepare` or `filler.prepare` made."""
-        shown, trace = request.watch, self.trace
-        if trace is not None:
-            request = follow.request = replace(request, watch=True)
         with self.lock:
-            number = self.engine.submit(request)
-            self._inbox[number] = deque()
-            tracing = None
-            if trace is not None:
-                prepared = self.engine.requests[number].state.request
-                tracing = trace.begin(self.name, self.tokenizer, prepared, follow.mode)
-        return self._events(number, follow, tracing, shown)
+            running = self.enqueue(request, follow)
+            self._inbox[running.number] = deque()
+        return self._events(running)
+
+    def enqueue(self, request: Request, follow: Follow) -> Running:
+        """A request queued in the engine, traced where `trace` is set: for those who step the engine themselves."""
+        shown, trace = request.watch, self.trace
+        if trace is None:
+            return Running(self.engine.submit(request), follow, shown)
+        request = follow.request = replace(request, watch=True)
+        number = self.engine.submit(request)
+        prepared = self.engine.requests[number].state.request
+        return Running(number, follow, shown, trace.begin(self.name, self.tokenizer, prepared, follow.mode))
 
     @contextmanager
     def tracing(self, trace: Trace | None, title: str = "") -> Iterator[None]:
@@ -226,21 +229,15 @@ class LM:
         mode = options.mode or default_mode(self.traits)
         return request, Follow(self.tokenizer, request, options.stop, mode, options.hard)
 
-    def _events(self, number: int, follow: Follow, tracing: Tracing | None, shown: bool) -> Iterator[Event]:
-        """shown: whether frames are wanted, which a trace takes in any case."""
+    def _events(self, running: Running) -> Iterator[Event]:
         try:
-            while follow.done is None:
-                at, update = self._next(number)
-                events = list(follow.take(update))
-                if tracing is not None:
-                    tracing.step(at, update.state, events)
-                yield from (event for event in events if shown or not isinstance(event, Frame))
+            while running.follow.done is None:
+                yield from running.take(*self._next(running.number))
         finally:
-            if tracing is not None:
-                tracing.end()
+            running.end()
             with self.lock:
-                self.engine.cancel(number)
-                self._inbox.pop(number, None)
+                self.engine.cancel(running.number)
+                self._inbox.pop(running.number, None)
 
     def _next(self, number: int) -> tuple[float, Update]:
         """The next update of a request and when it came, stepping the engine until there is one."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask import __version__
+from unmask.engine.engine import Update
+from unmask.lm.follow import Follow
 from unmask.lm.result import Event, Generation, Piece
 from unmask.lm.watching import frame_data, token_data
 from unmask.text import Tokenizer
@@ -57,6 +59,28 @@ class Trace:
             settings={n: v for n, v in settings.items() if v is not None and n not in MEASURED},
         )
         return Tracing(self, index, tokenizer, len(request.prompt))
+
+
+class Running:
+    """A request that is in the engine under a number: its updates become events here, and lines of a trace.
+
+    shown: whether frames are wanted, which a trace takes in any case.
+    """
+
+    def __init__(self, number: int, follow: Follow, shown: bool, tracing: Tracing | None = None) -> None:
+        self.number, self.follow, self.shown, self.tracing = number, follow, shown, tracing
+
+    def take(self, at: float, update: Update) -> list[Event]:
+        """Events of one step. at: when it ended, by `time.perf_counter`."""
+        events = list(self.follow.take(update))
+        if self.tracing is not None:
+            self.tracing.step(at, update.state, events)
+        return [event for event in events if self.shown or not isinstance(event, Frame)]
+
+    def end(self) -> None:
+        """However it ended."""
+        if self.tracing is not None:
+            self.tracing.end()
 
 
 class Tracing:

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 
 from unmask.lm import LM, Event, Generation
 from unmask.lm.follow import Follow
+from unmask.lm.trace import Running
 from unmask.types import Request
 
 log = logging.getLogger("unmask.server")
@@ -35,13 +36,13 @@ class Sink(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One generation. index: which choice of its HTTP request it is. number: its name in the engine, once there."""
+    """One generation. index: which choice of its HTTP request it is. running: once it is in the engine."""
 
     request: Request
     follow: Follow
     sink: Sink
     index: int = 0
-    number: int | None = None
+    running: Running | None = None
     cancelled: bool = False
 
 
@@ -145,11 +146,11 @@ class Worker:
         news = list[tuple[Job, list[Event | Exception]]]()
         for update in updates:
             job = self.jobs.get(update.id)
-            if job is None:
+            if job is None or job.running is None:
                 continue
             events: list[Event | Exception]
             try:
-                events = list(job.follow.take(update))
+                events = [*job.running.take(time.perf_counter(), update)]
             except Exception:
                 log.exception("the output of a request could not be made into text")
                 events = [LostError()]
@@ -164,17 +165,18 @@ class Worker:
             for job in jobs:
                 if not job.cancelled:
                     job.follow.begun = time.perf_counter()
-                    job.number = self.engine.submit(job.request)
-                    self.jobs[job.number] = job
+                    job.running = self.lm.enqueue(job.request, job.follow)
+                    self.jobs[job.running.number] = job
         except BaseException:
             for job in jobs:
                 self._drop(job)
             raise
 
     def _drop(self, job: Job) -> None:
-        if job.number is not None:
-            self.engine.cancel(job.number)
-            self.jobs.pop(job.number, None)
+        if job.running is not None:
+            job.running.end()
+            self.engine.cancel(job.running.number)
+            self.jobs.pop(job.running.number, None)
 
     def _lost(self) -> list[Job]:
         """Jobs that the engine no longer knows."""
