@@ -33,6 +33,9 @@ WAYS: list[dict[str, Any]] = [
     {"generation_mode": "auto"},
 ]
 WORDS = ["the", "of", "a", "river", "under", "bridge", "where", "children", "count", "boats", "until", "evening"]
+# Rows of the server's key/value memory. What it holds of prompts is kept until there is no room, and its pages are
+# memory once they have been used: only a full one can show whether anything else grows.
+CACHED, LONG = 8192, 1024
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -112,6 +115,8 @@ class Served:
             "0",
             "--max-queue",
             "1024",
+            "--max-tokens-cached",
+            str(CACHED),
         ]
         self.log = Path(os.environ.get("TMPDIR", "/tmp")) / f"serve_load.{os.getpid()}.log"
         with self.log.open("w") as log:
@@ -196,8 +201,17 @@ async def load(port: int, bodies: list[dict[str, Any]]) -> tuple[dict[str, float
     return {"seconds": seconds, "tokens": sum(one.tokens for one in seen), "busy": busy}, seen
 
 
+async def fill(port: int) -> None:
+    """Have every page of the server's key/value memory used once, by prompts of some LONG words."""
+    for number in range(2 * CACHED // LONG):
+        prompt = " ".join(random.Random(f"long {number}").choices(WORDS, k=LONG))
+        seen = await stream(port, {"prompt": prompt, "max_tokens": 1, "generation_mode": "ar"})
+        assert not seen.error, seen.error
+
+
 async def soak(served: Served, seconds: float, streams: int, tokens: int) -> dict[str, Any]:
     """Streams of all modes come and go for a while; memory is read all the time, and what is left at the end."""
+    await fill(served.port)
     draw, end, memory = random.Random(1), time.monotonic() + seconds, list[float]()
     counts = {"streams": 0, "left": 0, "slow": 0, "errors": 0, "tokens": 0}
 
