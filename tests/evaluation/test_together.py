@@ -32,7 +32,7 @@ def test_each_row_is_made_once_and_all_come_in_order(
         return {"value": number, "seconds": 1.0}
 
     work = {str(number): lambda number=number: make(number) for number in range(count)}
-    found = together(rows, work, at_once, lambda done: seen.append(len(done)))  # type: ignore[misc]
+    found = together(rows, work, at_once, lambda done: seen.append(len(done)))
     assert [row["value"] for row in found] == list(range(count))
     assert sorted(made) == list(range(min(there, count), count))
     assert seen == list(range(min(there, count), count + 1))
