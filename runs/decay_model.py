@@ -27,13 +27,12 @@ from unmask.training.machine import prepare_memory
 prepare_memory()  # before torch makes its first tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from runs.small_model import END, MASK, make_model, make_tokenizer  # noqa: E402
+from runs.small_model import COMMON, make_random, train  # noqa: E402
 from unmask.evaluation import chains, revision  # noqa: E402
 from unmask.evaluation.decay.spec_tasks import worded  # noqa: E402
 from unmask.evaluation.decay.specs import RULES, draw, render  # noqa: E402
 from unmask.evaluation.decay.tasks import PADDING  # noqa: E402
 from unmask.model import store  # noqa: E402
-from unmask.training.convert import Conversion, convert  # noqa: E402
 from unmask.training.packing import Data  # noqa: E402
 from unmask.training.settings import Blocks, Loss, Noise, Optimiser, TrainConfig  # noqa: E402
 
@@ -46,12 +45,7 @@ SETTINGS: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 768,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-    "bos_token_id": None,
-    "eos_token_id": END,
-    "rms_norm_eps": 1e-5,
-    "unmask": {"mask_id": MASK, "block_size": 16},
+    **COMMON,
 }
 LENGTH, BATCH, BLOCK = 512, 8, 16
 
@@ -116,23 +110,14 @@ def settings(loss: Loss, optimiser: Optimiser, **how_long: Any) -> TrainConfig:
 def make(folder: Path, task: str, count: int, minutes: float, steps: int) -> Path:
     """The folder of the tri-mode model; what is there already is not made again."""
     folder.mkdir(parents=True, exist_ok=True)
-    train, first = write_corpus(folder, task, count), folder / "random"
-    if not (first / "config.json").exists():  # written last
-        first.mkdir(exist_ok=True)
-        with train.open(encoding="utf-8") as lines:
-            rows = map(json.loads, lines)
-            make_tokenizer(first, (row["prompt"] + row["completion"] for row in rows), VOCABULARY)
-        make_model(first, SETTINGS)
+    corpus = str(write_corpus(folder, task, count))
+    with Path(corpus).open(encoding="utf-8") as lines:
+        texts = (row["prompt"] + row["completion"] for row in map(json.loads, lines))
+        first = make_random(folder / "random", texts, SETTINGS)
     # Blocks of an answer are filled with end tokens: a short last block is what denoising has to end in.
-    plain, filled = Data((str(train),)), Data((str(train),), fill=BLOCK)
+    plain, filled = Data((corpus,)), Data((corpus,), fill=BLOCK)
     ar, out = folder / "ar", folder / "tri-mode"
-    for model, data, config, made in (
-        (first, plain, ar_settings(minutes), ar),
-        (ar, filled, joint_settings(steps), out),
-    ):
-        if not made.exists():
-            run = made.with_name(f"{made.name}.run")
-            convert(Conversion(str(model), data, config, made, run, held=0), print_some)
+    train(((first, plain, ar_settings(minutes), ar), (ar, filled, joint_settings(steps), out)), print_some, held=0)
     return out
 
 

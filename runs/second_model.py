@@ -24,10 +24,10 @@ from unmask.training.machine import prepare_memory
 prepare_memory()  # before torch makes its first tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from runs.small_model import END, MASK, make_model, make_tokenizer  # noqa: E402
+from runs.small_model import COMMON, make_random, train  # noqa: E402
 from unmask.cli.convert import make_starter_corpus  # noqa: E402
 from unmask.model import store  # noqa: E402
-from unmask.training.convert import Conversion, convert, figures_line  # noqa: E402
+from unmask.training.convert import figures_line  # noqa: E402
 from unmask.training.corpus import TRAIN, default_folder  # noqa: E402
 from unmask.training.packing import Data  # noqa: E402
 from unmask.training.recipes import RECIPES  # noqa: E402
@@ -44,12 +44,7 @@ SETTINGS: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 64,
     "intermediate_size": 960,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-    "bos_token_id": None,
-    "eos_token_id": END,
-    "rms_norm_eps": 1e-5,
-    "unmask": {"mask_id": MASK, "block_size": 16},
+    **COMMON,
 }
 # A base model has learned no chat: a message is a text to be continued as it stands.
 CHAT = (
@@ -57,6 +52,7 @@ CHAT = (
 )
 EVERY = 4  # the tokenizer is made of every so many-th text of the corpus
 SHOWN = 20  # steps between two lines
+HELD = 16  # samples that are measured
 
 
 def ar_settings(minutes: float) -> TrainConfig:
@@ -80,28 +76,14 @@ def texts(corpus: Path) -> Iterator[str]:
         yield from (json.loads(line)["text"] for line in islice(lines, 0, None, EVERY))
 
 
-def make_random(folder: Path, corpus: Path) -> Path:
-    """The model before its first step, with its tokenizer."""
-    first = folder / "random"
-    if not (first / "config.json").exists():  # written last
-        first.mkdir(parents=True, exist_ok=True)
-        make_tokenizer(first, texts(corpus), VOCABULARY)
-        file = first / "tokenizer_config.json"
-        file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"chat_template": CHAT}), "utf-8")
-        make_model(first, SETTINGS)
-    return first
-
-
 def make(folder: Path, corpus: Path, ar: TrainConfig, adapter: TrainConfig) -> tuple[Path, Path]:
     """Folders of the model and of its adapter; what is there already is not made again.
 
     corpus: folder with train.jsonl and heldout.jsonl, as `build_corpus` leaves it.
     """
     data, base, drafter = Data((str(corpus),)), folder / NAME, folder / f"{NAME}-adapter"
-    for model, config, made in ((make_random(folder, corpus), ar, base), (base, adapter, drafter)):
-        if not made.exists():
-            run = made.with_name(f"{made.name}.run")
-            convert(Conversion(str(model), data, config, made, run), show)
+    first = make_random(folder / "random", texts(corpus), SETTINGS, chat_template=CHAT)
+    train(((first, data, ar, base), (base, data, adapter, drafter)), show, HELD)
     return base, drafter
 
 

@@ -23,13 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch  # noqa: E402
 
-from runs.small_model import END, MASK, make_model, make_tokenizer  # noqa: E402
+from runs.small_model import COMMON, MASK, make_random, train  # noqa: E402
 from unmask.model import store  # noqa: E402
 from unmask.model.checkpoint import load_into, open_checkpoint  # noqa: E402
 from unmask.model.decoder import Decoder  # noqa: E402
 from unmask.model.families import config_from_hf  # noqa: E402
 from unmask.text import Tokenizer  # noqa: E402
-from unmask.training.convert import Conversion, convert  # noqa: E402
 from unmask.training.measure import measure  # noqa: E402
 from unmask.training.packing import Data, held_out  # noqa: E402
 from unmask.training.settings import Blocks, Loss, Noise, Optimiser, TrainConfig  # noqa: E402
@@ -44,12 +43,7 @@ SETTINGS = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 512,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-    "bos_token_id": None,
-    "eos_token_id": END,
-    "rms_norm_eps": 1e-5,
-    "unmask": {"mask_id": MASK, "block_size": 16},
+    **COMMON,
 }
 LENGTH, BATCH, BLOCK = 256, 16, 16
 
@@ -132,29 +126,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    train, held = standard_library(given.folder)
-    first = given.folder / "random"
-    if not first.exists():
-        first.mkdir()
-        with train.open(encoding="utf-8") as lines:
-            make_tokenizer(first, (json.loads(line)["text"] for line in lines), VOCABULARY)
-        make_model(first, SETTINGS)
-    data = Data((str(train),))
+    corpus, held = standard_library(given.folder)
+    with corpus.open(encoding="utf-8") as lines:
+        first = make_random(given.folder / "random", (json.loads(line)["text"] for line in lines), SETTINGS)
+    data = Data((str(corpus),))
     rows = dict[str, Any]()
     ar = given.folder / "ar"
     begin = time.monotonic()
-    if not ar.exists():
-        convert(
-            Conversion(str(first), data, ar_settings(given.ar_minutes), ar, given.folder / "ar.run", held=0), print_some
-        )
+    train(((first, data, ar_settings(given.ar_minutes), ar),), print_some, held=0)
     rows["AR only"] = measured(ar, held, joint_settings(1))
     # The control: as many more steps of AR alone, since a conversion is also more training.
     todo = {"more AR (control)": joint_settings(given.steps, loss=Loss(alpha=0.0))} | variants(given.steps)
     for name, config in todo.items():
         slug = "".join(letter if letter.isalnum() else "-" for letter in name)
         out = given.folder / slug
-        if not out.exists():
-            convert(Conversion(str(ar), data, config, out, given.folder / f"{slug}.run", held=0), print_some)
+        train(((ar, data, config, out),), print_some, held=0)
         rows[name] = measured(out, held, joint_settings(1))
         print(name, {key: rows[name][key] for key in ("ar_ppl", "nelbo", "tokens_per_round")}, flush=True)
         write(rows, given, time.monotonic() - begin)

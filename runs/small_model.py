@@ -1,12 +1,11 @@
-"""A small model from nothing, as the runs beside this file begin with: its own tokenizer, random weights.
-
-Ids 0 and 1 are the end of a text and the mask.
+"""A small model from nothing, as the runs beside this file make it: its own tokenizer, random weights, one training
+after the other. Ids 0 and 1 are the end of a text and the mask.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,45 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from unmask.model.decoder import Decoder
 from unmask.model.families import config_from_hf
+from unmask.training.convert import Conversion, convert
+from unmask.training.packing import Data
+from unmask.training.settings import TrainConfig
 
 END, MASK = 0, 1
+# What config.json says of all of them.
+COMMON: dict[str, Any] = {
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+    "eos_token_id": END,
+    "rms_norm_eps": 1e-5,
+    "unmask": {"mask_id": MASK, "block_size": 16},
+}
 
 
-def make_tokenizer(folder: Path, texts: Iterable[str], vocabulary: int) -> None:
+def make_random(folder: Path, texts: Iterable[str], settings: Mapping[str, Any], **more: str) -> Path:
+    """The model before its first step, with a tokenizer made of the texts; not again where it is there.
+
+    settings: what config.json says. more: what tokenizer_config.json says beside the end token.
+    """
+    if not (folder / "config.json").exists():  # written last
+        folder.mkdir(parents=True, exist_ok=True)
+        make_tokenizer(folder, texts, settings["vocab_size"], more)
+        make_model(folder, settings)
+    return folder
+
+
+def train(
+    stages: Iterable[tuple[Path, Data, TrainConfig, Path]], told: Callable[[dict[str, Any]], None], held: int
+) -> None:
+    """(model, data, settings, what is made of it) one after the other; what is there is not made again, and what was
+    broken off goes on. held: samples that are measured meanwhile."""
+    for model, data, config, made in stages:
+        if not made.exists():
+            convert(Conversion(str(model), data, config, made, made.with_name(f"{made.name}.run"), held=held), told)
+
+
+def make_tokenizer(folder: Path, texts: Iterable[str], vocabulary: int, more: Mapping[str, str]) -> None:
     """Byte-level BPE with single digits, trained on the texts."""
     core = Core(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -36,7 +69,7 @@ def make_tokenizer(folder: Path, texts: Iterable[str], vocabulary: int) -> None:
     )
     core.train_from_iterator(texts, trainer)
     core.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", **more}), encoding="utf-8")
 
 
 def make_model(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -32,7 +32,6 @@ def test_it_is_of_another_family_and_size() -> None:
 
 def test_a_few_steps_make_a_model_and_an_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 48, "head_dim": 8}
-    monkeypatch.setattr(second_model, "VOCABULARY", 400)
     monkeypatch.setattr(second_model, "SETTINGS", second_model.SETTINGS | small | {"vocab_size": 400})
     monkeypatch.setenv("UNMASK_HOME", str(tmp_path / "home"))
     few: dict[str, Any] = {"length": 64, "batch": 1, "steps": 2, "minutes": None, "eval_every": 2, "dtype": "float32"}
@@ -44,7 +43,7 @@ def test_a_few_steps_make_a_model_and_an_adapter(tmp_path: Path, monkeypatch: py
     def never(*_: Any) -> None:
         raise AssertionError("what is there is not made again")
 
-    monkeypatch.setattr(second_model, "convert", never)
+    monkeypatch.setattr(small_model, "convert", never)
     assert second_model.make(tmp_path / "made", data, ar, adapter) == (base, drafter)
     lm = LM.load(base, adapter=drafter, dtype="float32", exactness="exact", max_tokens_cached=1024)
     assert (lm.traits.mask_id, lm.traits.draft_block_size, lm.traits.seed) == (small_model.MASK, 8, "copy")
