@@ -280,7 +280,7 @@ def compare(served: Served, alone: Direct, bodies: list[dict[str, Any]], rounds:
         "tokens": one["tokens"],
         "engine_tokens_per_second": [round(value, 1) for value in engine],
         "http_tokens_per_second": [round(value, 1) for value in http],
-        "ratio": round(median(http) / median(engine), 4),
+        "ratio": round(median(h / e for h, e in zip(http, engine, strict=True)), 4),
         "ratios": [round(h / e, 4) for h, e in zip(http, engine, strict=True)],
         # Share of the time over HTTP that the engine was in a step: hears less of noisy neighbours than the ratio.
         "engine_busy": [round(value, 4) for value in busy],

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from unmask.evaluation.measures import SHARES
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEFORE, CONTROL = "AR only", "more AR (control)"  # rows of small_conversion.json
@@ -45,8 +47,8 @@ def against_transformers() -> str:
 def times() -> str:
     found = json.loads((RESULTS / "times.json").read_text(encoding="utf-8"))
     return (
-        f"From a fresh clone on the same machine: `make demo` {found['demo_seconds']} s with the downloads,"
-        f" `make test` {found['test_seconds']} s after that."
+        f"From a fresh clone: `make demo` {found['demo_seconds']} s with the downloads,"
+        f" `make test` {found['test_seconds']} s after that ({found['machine']})."
     )
 
 
@@ -121,7 +123,7 @@ def serve_load() -> str:
         row = found[name]
         rates = [f"{median(row[key]):.1f}" for key in ("engine_tokens_per_second", "http_tokens_per_second")]
         times = [row[key] for key in ("first_token_seconds", "between_events_seconds")]
-        ratios = f"{row['ratio']:.3f} ({min(row['ratios']):.3f} to {max(row['ratios']):.3f})"
+        ratios = f"{median(row['ratios']):.3f} ({min(row['ratios']):.3f} to {max(row['ratios']):.3f})"
         lines.append(table_row([name, *rates, ratios, *(f"{t['p50']:.2f}, 95 %: {t['p95']:.2f}" for t in times)]))
     if soak := found.get("soak"):
         memory = [soak[f"memory_{quarter}_quarter_mb"] for quarter in ("second", "last")]
@@ -200,8 +202,7 @@ def ways_table(kinds: dict[str, Any], measures: tuple[str, ...], *, diffusers: b
 
 
 def figure(measure: str, value: float) -> str:
-    shares = ("same_as_ar", "agreement", "repeated", "passed", "obeys", "narrowed")
-    return f"{100 * value:.1f} %" if measure in shares else f"{value:.2f}"
+    return f"{100 * value:.1f} %" if measure in SHARES else f"{value:.2f}"
 
 
 def interval(measure: str, number: dict[str, Any] | None) -> str:

@@ -90,6 +90,18 @@ def test_demo_compares_every_mode(capsys: pytest.CaptureFixture[str], tiny_folde
     assert "not promised" in " ".join(table.split())
 
 
+def test_an_interrupted_command_says_so(
+    capsys: pytest.CaptureFixture[str], tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unmask.lm.LM.stream", interrupted)
+    monkeypatch.setattr("unmask.lm.LM.start", interrupted)
+    assert run(["generate", "the", *tiny]) == 130
+    assert capsys.readouterr().err.strip().endswith("unmask: interrupted")
+
+
 def chat(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lines: list[str], *more: str) -> str:
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
     code = run(["chat", *more])

@@ -55,7 +55,7 @@ def row(task: str, level: int, value: float, way: str = "ar, prompt", **more: An
     base = {"task": task, "order": 0, "level": level, "way": way, "mode": mode, "enforcement": enforcement}
     shares = dict.fromkeys(("raw", "satisfied", "strict", "joint"), value)
     active = [f"r{i}" for i in range(level)]
-    spent = dict.fromkeys(("nfe", "tokens", "seconds", "check_seconds", "tried"), 1.0)
+    spent = dict.fromkeys(("nfe", "tokens", "tried"), 1.0)
     return base | shares | spent | {"active": active, "kept": dict.fromkeys(active, value > 0), "padding": 0} | more
 
 

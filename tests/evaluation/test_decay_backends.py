@@ -96,8 +96,7 @@ def test_answers_are_judged_in_the_sandbox() -> None:
     plain = task.answer(())
     judged = task.judge(plain, ("unique", "text"))
     assert (judged.raw, judged.strict, judged.satisfied) == (1.0, 0.0, 0.0)
-    wrong = task.judge(plain.replace(f".order_by(text({task.spec.columns[1][0]!r}))".replace("'", '"'), ""), ())
-    assert 0.5 < wrong.raw <= 1.0
+    assert task.judge(plain.replace("self.session.commit()", "self.session.rollback()"), ()).raw < 1.0
     assert task.judge(plain.replace("self.session.commit()", "raise SystemExit(0)"), ()).passed == 0
     assert task.judge(plain + "\nimport os\nos._exit(0)", ()).passed == 0
 

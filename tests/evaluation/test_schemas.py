@@ -123,7 +123,6 @@ def test_every_schema_in_every_way(lm: LM, tmp_path: Path, monkeypatch: pytest.M
             assert row["obeys"], row
             assert row["tokens"] <= SETTINGS.max_tokens
             assert row["work_ms"] > 0
-            assert row["kept_ms"] >= 0
     for way in ("linearspec", "quadspec", "adaptivespec"):
         assert found["all"][way]["same_as_ar"]["value"] == 1
     assert len(found["refusals"]) == len(WAYS) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -40,16 +41,28 @@ def test_each_row_is_made_once_and_all_come_in_order(
     assert all(("seconds" in row) == (at_once == 1) for row in found if row["value"] in made)
 
 
-def test_a_sample_that_fails_ends_the_run_and_what_was_made_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_a_sample_that_fails_ends_the_run_and_what_was_made_is_kept(at_once: int, tmp_path: Path) -> None:
     rows = Rows(tmp_path / "rows.jsonl", {})
 
     def fails() -> Row:
         raise OSError("no space left")
 
-    work = {"a": lambda: {"value": 1}, "b": fails, **{f"c{n}": lambda: {"value": 2} for n in range(50)}}
+    made = list[int]()
+
+    def makes() -> Row:
+        made.append(1)
+        time.sleep(0.01)
+        return {"value": 2}
+
+    work = {"a": makes, "b": fails, **{f"c{n}": makes for n in range(50)}}
     with pytest.raises(OSError, match="no space"):
-        together(rows, work, 1)
-    assert [row["key"] for row in read(rows.path)[1]] == ["a"]
+        together(rows, work, at_once)
+    assert len(made) < 50, "those that had not begun are not made any more"
+    kept = [row["key"] for row in read(rows.path)[1]]
+    assert "b" not in kept
+    if at_once == 1:
+        assert kept == ["a"]
 
 
 def test_how_many_at_once_has_bounds() -> None:

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from unmask import __version__
 from unmask.cli import batch, bench, chat, convert, demo, evaluate, fill, generate, patch, pull, roofline, serve, view
+from unmask.cli.common import INTERRUPTED
 
 app = typer.Typer(
     name="unmask",
@@ -55,6 +56,8 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except TyperException as error:
         message = error.format_message()
@@ -63,7 +66,7 @@ def run(arguments: list[str]) -> int:
         return 0
     except (KeyboardInterrupt, typer.Abort):
         print("unmask: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except (ValueError, OSError) as error:
         if os.environ.get("UNMASK_TRACEBACK"):
             raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unmask.cli.common import DEFAULT_MODEL, err, load_model
+from unmask.cli.common import DEFAULT_MODEL, INTERRUPTED, err, load_model
 from unmask.cli.common import opened as trace_file
 from unmask.cli.constraining import registered
 from unmask.cli.flags import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from unmask.server.batch_files import Results
     from unmask.server.cluster import Fleet
 
-BROKEN, SOME_FAILED, INTERRUPTED = 1, 3, 130
+BROKEN, SOME_FAILED = 1, 3
 LIMITS = "Limits"
 
 

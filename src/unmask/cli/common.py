@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 DEFAULT_MODEL = "smollm2-135m"
+INTERRUPTED = 130  # exit code of a command that a signal ended
 
 
 def load_model(name: str, **loading: Any) -> LM:

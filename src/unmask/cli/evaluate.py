@@ -21,20 +21,19 @@ if TYPE_CHECKING:
     from unmask.evaluation.suite import Suite
 
 ROWS_CACHED = 4096  # of key/value memory, for each request at a time
-DIFFUSION, STARTER, HUMANEVAL, LIGHT = "Suite diffusion", "Suite starter", "Suite humaneval", "Suite light"
+DIFFUSION, STARTER, LIGHT = "Suite diffusion", "Suite starter", "Suite light"
+GAPS, RUN = "Suites diffusion and infill (of models that have learned gaps)", "Suites humaneval, infill and patch"
 INFILL, DECAY, SHOTS = "Suite infill", "Suite decay", "Suites decay and revision"
 TOGETHER = "Suites humaneval, decay and revision"
 MANY = "All suites but diffusion"
 # Field of a suite's settings -> flag; those of decoding are shared (`max_tokens`, `seed`, `draft_block_size`).
 SETTINGS: dict[str, Any] = {
     "limit": flag(int, MANY, "Only the first so many prompts of each kind, or tasks.", "--limit"),
-    "data": flag(
-        list[str], DIFFUSION, "Held-out text, as for convert; starter if not given. May be repeated.", "--data"
-    ),
+    "data": flag(list[str], GAPS, "Held-out text, as for convert; starter if not given. May be repeated.", "--data"),
     "against": flag(str, DIFFUSION, "The model it was made from, for the change of AR.", "--against"),
-    "samples": flag(int, DIFFUSION, "Held-out sequences.", "--samples"),
-    "length": flag(int, DIFFUSION, "Tokens of a sequence.", "--length"),
-    "points": flag(int, DIFFUSION, "Noise levels per block.", "--points"),
+    "samples": flag(int, GAPS, "Held-out sequences.", "--samples"),
+    "length": flag(int, GAPS, "Tokens of a sequence.", "--length"),
+    "points": flag(int, GAPS, "Noise levels per block.", "--points"),
     "batch": flag(int, DIFFUSION, "Sequences of a forward.", "--batch"),
     "prompts": flag(int, DIFFUSION, "Texts continued in every mode; 0 for none.", "--prompts"),
     "part": flag(str, STARTER, "all, speculation or fastdiffuser; AR is always run.", "--part"),
@@ -58,8 +57,8 @@ SETTINGS: dict[str, Any] = {
         "--candidates",
     ),
     "multi": flag(int, INFILL, "Runs of several lines to fill in beside single ones; 0 for none.", "--multi"),
-    "seconds": flag(float, HUMANEVAL, "Processor time of an answer's test.", "--seconds"),
-    "memory": flag(int, HUMANEVAL, "MiB of an answer's test.", "--memory"),
+    "seconds": flag(float, RUN, "Processor time of an answer's test.", "--seconds"),
+    "memory": flag(int, RUN, "MiB of an answer's test.", "--memory"),
 }
 # Settings that do not change what a sample is: a run with others of these goes on with the samples that are there.
 NARROWING = ("limit", "multi", "part", "check_data", "orders", "levels", "modes", "enforcements", "at_once")
@@ -117,8 +116,13 @@ def evaluate(
 
     schemas: JSON under 60 JSON Schemas, in every mode and without a constraint.
     """
+    if compare is not None or curve:
+        if compare and curve:
+            raise ValueError("--compare and --curve are two commands: give one of them")
+        if model or named or settings or options or loading:
+            raise ValueError("--compare and --curve measure nothing: leave the model and flags of suites out")
     if compare is not None:
-        show_comparison(*compare, as_object)
+        show_comparison(*compare, file, as_object)
         return
     if curve:
         show_curve(curve, file, as_object)
@@ -145,8 +149,13 @@ def evaluate(
     def other(title: str) -> Any:
         return load_model(title, **loading | {"adapter": "none"})
 
-    with bar() as progress:
-        found = rounded(chosen.run(Job(lm, own, rows, decoding, progress, other, loading.get("adapter"))))
+    try:
+        with bar() as progress:
+            found = rounded(chosen.run(Job(lm, own, rows, decoding, progress, other, loading.get("adapter"))))
+    except KeyboardInterrupt:
+        if rows.exists():
+            err.print(f"samples so far: {rows}; the same command goes on", style="dim", markup=False, soft_wrap=True)
+        raise
     if file is not None:
         write(file, found)
         draw(chosen, found, file.with_suffix(".png"))
@@ -181,10 +190,13 @@ def draw(suite: Suite, found: dict[str, Any], file: Path) -> None:
             figure.savefig(file, dpi=110)
 
 
-def show_comparison(before: Path, after: Path, as_object: bool) -> None:
+def show_comparison(before: Path, after: Path, file: Path | None, as_object: bool) -> None:
     from unmask.evaluation import compare
+    from unmask.evaluation.record import rounded, write
 
-    found = compare.compare(before, after)
+    found = rounded(compare.compare(before, after))
+    if file is not None:
+        write(file, found)
     if as_object:
         print(json.dumps(found))
         return

@@ -15,6 +15,7 @@ import referencing
 from jsonschema.validators import extend, validator_for
 
 from unmask.constraints import regex
+from unmask.constraints.expr import ConstraintError
 from unmask.constraints.limits import MOST_EFFORT
 
 MOST_STEPS = 400_000  # keywords that are looked at: a few seconds at the very most
@@ -32,9 +33,16 @@ class Judge:
     def __init__(self, rules: Any, values: Iterable[Any] = ()) -> None:
         """values: those that will be judged, where the rules may be hostile. JudgeError where a pattern might take too
         long over one of them."""
-        longest = max((len(json.dumps(value)) for value in values), default=0)
-        if any(longest * regex.effort(pattern, longest) > MOST_EFFORT for pattern in patterns(rules)):
-            raise JudgeError("Python's re might take too long to judge a pattern")
+        if found := patterns(rules):
+            try:
+                longest = max((len(json.dumps(value, ensure_ascii=False)) for value in values), default=0)
+                hard = any(longest * regex.effort(pattern, longest) > MOST_EFFORT for pattern in found)
+            except RecursionError:
+                raise JudgeError("it is nested too deeply to be judged") from None
+            except ConstraintError as error:
+                raise JudgeError(str(error)) from None
+            if hard:
+                raise JudgeError("Python's re might take too long to judge a pattern")
         kind = counting(validator_for(rules, jsonschema.Draft202012Validator))
         self.judge, self.left = kind(rules, registry=referencing.Registry()), [MOST_STEPS]
 
@@ -80,7 +88,7 @@ def counted(keyword: Keyword) -> Keyword:
 
 
 def patterns(schema: Any) -> list[str]:
-    """All regular expressions of a schema."""
+    """All regular expressions of a schema, and strings in its data that look like some."""
     found, stack = list[str](), [schema]
     while stack:
         part = stack.pop()

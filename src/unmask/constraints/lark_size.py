@@ -4,6 +4,7 @@ the alternatives inside a rule, and every terminal that a terminal names, which 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -15,10 +16,10 @@ LONGEST_TERMINAL = 100_000  # characters of one terminal's pattern
 WRITTEN_OUT, FACTOR = 50, 6  # repetitions from which on Lark makes rules of them, and most of those in such a rule
 ENDLESS = 10**9
 TOKEN = re.compile(
-    r"""(?P<skip>[\s]+|//[^\n]*|\#[^\n]*)
+    r"""(?P<define>^[ \t]*(?:%(?:override|extend)[ \t]+)?[?!]*[_A-Za-z]\w*(?:\{[^}]*\})?(?:\.-?\d+)?\s*:)
+    |(?P<order>^[ \t]*%[a-z]+[^\n]*)
+    |(?P<skip>\n|[^\S\n]+|//[^\n]*|\#[^\n]*)
     |(?P<text>"(?:\\.|[^"\\\n])*"i?|/(?!/)(?:\\.|[^/\\\n])*/[imslux]*)
-    |(?P<define>^[?!]*[_A-Za-z]\w*(?:\{[^}]*\})?(?:\.-?\d+)?\s*:)
-    |(?P<order>^%[a-z]+[^\n]*)
     |(?P<alias>->\s*\w+)
     |(?P<name>[_A-Za-z][\w.]*)
     |(?P<count>~\s*\d+(?:\s*\.\.\s*\d+)?)
@@ -68,9 +69,11 @@ def bodies_of(grammar: str) -> tuple[dict[str, list[tuple[str, str]]], list[str]
     for match in TOKEN.finditer(grammar):
         kind, value = match.lastgroup or "", match.group()
         if kind == "define":
-            head = value.lstrip("?!").partition(":")[0]
+            head = value.strip().partition(":")[0]
+            more = head.startswith("%extend")
+            head = re.sub(r"^%\w+\s+", "", head).lstrip("?!")
             name = re.split(r"[{.\s]", head, maxsplit=1)[0]
-            bodies[name] = []
+            bodies[name] = [*bodies.get(name, ()), ("sign", "|")] if more else []
             templates += [name] if "{" in head else []
         elif kind == "order":
             name = ""
@@ -125,8 +128,9 @@ def repeated(item: Size, kind: str, value: str) -> Size:
         numbers = [int(number) for number in re.findall(r"\d+", value)]
         least, most = numbers[0], numbers[-1]
         times = range(least, most + 1) if most < WRITTEN_OUT else range(FACTOR, FACTOR + 1)
-        ways = sum(min(float(item.ways) ** n, ENDLESS) for n in times)
-        return capped(Size(int(min(ways, ENDLESS)), item.most, item.length * max(most, 1)))
+        endless = max(times, default=0) * math.log(max(item.ways, 1)) > math.log(ENDLESS)
+        ways = ENDLESS if endless else sum(item.ways**n for n in times)
+        return capped(Size(ways, item.most, item.length * max(most, 1)))
     return item._replace(ways={"?": item.ways + 1, "*": 2, "+": 1}[value])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,6 +68,7 @@ class Masks:
         self.walks = dict[tuple[int, int], Walk]()
         self.made = 0
         self.table = Table(columns)
+        self.reading = Lock()  # of the table, which grows: forwards, requests being prepared and fillings have threads
         self.graph: Graph | None = None  # see `blocks.graph_of`
         self.graph_made = False
 
@@ -86,11 +88,11 @@ class Masks:
         if number is None:
             return self.alone(state)
         kept = self.columns.vocabulary.kept
-        if number not in kept:
+        found = kept.get(number)
+        if found is None:
             if len(kept) > MOST_KEPT:
                 kept.clear()
-            kept[number] = self.alone(state)
-        found = kept[number]
+            found = kept[number] = self.alone(state)
         assert isinstance(found, Found)
         return found
 
@@ -119,8 +121,10 @@ class Masks:
 
     def walk(self, roots: Ints, begin: Column) -> Found:
         """The tokens from `begin` at any of the roots, sorted out."""
-        trie, (nodes, at) = self.trie, self.read(roots, begin)
-        inside, ended = self.table.inside.take(at), self.table.ended.take(at)
+        trie = self.trie
+        with self.reading:
+            nodes, at = self.read(roots, begin)
+            inside, ended = self.table.inside.take(at), self.table.ended.take(at)
         tokens = trie.token_at.take(nodes)
         alive = (tokens >= 0) & (inside < FAR)
         # The rule may end at the roots as well; tokens that end there belong to the walk before this one.
@@ -200,8 +204,9 @@ class Masks:
 
     def targets(self, column: Column) -> dict[Column, int]:
         """Columns one token away that have an end, each with the smallest token that leads there."""
-        nodes, at = self.read(np.zeros(1, dtype=np.int32), column)
-        found = self.table.found
+        with self.reading:
+            nodes, at = self.read(np.zeros(1, dtype=np.int32), column)
+            found = self.table.found
         tokens = self.trie.token_at[nodes]
         tokens, at = tokens[tokens >= 0], at[tokens >= 0]
         order = np.lexsort((tokens, at))

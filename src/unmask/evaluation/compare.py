@@ -9,13 +9,9 @@ from typing import Any
 from rich.table import Table
 
 from unmask.evaluation.bootstrap import LEVEL
-from unmask.evaluation.measures import compared
+from unmask.evaluation.measures import SHARES, compared
 from unmask.evaluation.rows import Row, read
 
-SHARES = (
-    *("passed", "same_as_ar", "agreement", "agreement_prefix", "repeated"),
-    *("raw", "satisfied", "strict", "joint", "right_steps", "valid_steps", "obeys", "narrowed"),
-)
 FACTORS = dict.fromkeys(SHARES, 100)
 
 

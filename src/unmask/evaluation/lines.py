@@ -68,8 +68,8 @@ def runs_of(task: Task) -> Iterator[Line]:
 def sample(lm: LM, line: Line, options: Mapping[str, Any], candidates: int, limits: Limits) -> Row:
     """One gap, filled with both sides in view and, as a floor, from the prefix alone by AR. A gap of one line is told
     to end with its line, as the floor's is; how many lines a longer one has is for the suffix to say."""
-    most = LINE_TOKENS if line.single else RUN_TOKENS
-    ends = {"stop": ["\n"]} if line.single else {"max_tokens": most}
+    most = options.get("max_tokens") or (LINE_TOKENS if line.single else RUN_TOKENS)
+    ends: dict[str, Any] = {"max_tokens": most} | ({"stop": ["\n"]} if line.single else {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that it is untrained is in the results
         found = lm.fill(line.prefix, line.suffix, untrained=True, candidates=candidates, **ends | dict(options))

@@ -45,6 +45,12 @@ MEASURES: dict[str, tuple[tuple[str, ...], Callable[[Row], tuple[float, float]]]
     ),
 }
 
+# Those between 0 and 1, which are told in per cent.
+SHARES = (
+    *("passed", "same_as_ar", "agreement", "agreement_prefix", "repeated"),
+    *("raw", "satisfied", "strict", "joint", "right_steps", "valid_steps", "obeys", "narrowed"),
+)
+
 
 def later(row: Row) -> int:
     """Tokens that did not come from the prefill."""

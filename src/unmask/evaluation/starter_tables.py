@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from unmask.evaluation.measures import SHARES
+
 COLUMNS = {
     "acceptance_length": "tokens a round",
     "tpf": "tokens a forward",
@@ -20,10 +22,6 @@ QUALITY = {
     "log_likelihood": "nats a token under AR",
     "repeated": "repeats itself",
 }
-SHARES = (
-    *("same_as_ar", "agreement", "agreement_prefix", "repeated", "passed", "right_steps", "valid_steps"),
-    *("obeys", "narrowed"),
-)
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:

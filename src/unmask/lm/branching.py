@@ -21,12 +21,14 @@ FAVOUR = 2.0  # nats by which a token that stands in the suffix as well counts a
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """The greedy request that all texts begin with. names: ids that are favoured. never: ids that no text parts at."""
+    """The greedy request that all texts begin with. names: ids that are favoured. never: ids that no text parts at.
+    logprobs: of `Request`, for what the others write themselves."""
 
     request: Request
     follow: Follow
     names: Collection[int] = ()
     never: Collection[int] = ()
+    logprobs: int | None = None
 
 
 class Branch(NamedTuple):
@@ -85,5 +87,6 @@ def branch(root: Root, tokens: Sequence[Token], place: Place) -> Branch:
         max_tokens=left - 1,
         min_tokens=max(request.min_tokens - len(head), 0),
         constraint=matcher,
+        logprobs=root.logprobs,
     )
-    return Branch(head, onward, root.follow.behind(head, root.follow.mode))
+    return Branch(head, onward, root.follow.behind(head))

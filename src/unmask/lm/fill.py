@@ -83,7 +83,8 @@ def fill(lm: LM, prefix: str, suffix: str, options: Options, filling: Filling) -
     unique = dict[str, Candidate]()
     for way, (request, follow), room in zip(every, ready, rooms, strict=True):
         first = go_on(lm, prefix, suffix, way, room)
-        for one in (first, *(beside(lm, suffix, first, request, follow, way.others) if way.others else ())):
+        others = beside(lm, suffix, first, request, follow, way.others, options.logprobs) if way.others else []
+        for one in (first, *others):
             for candidate in ends(suffix, options, filling, request, follow, one):
                 unique.setdefault(candidate.text, candidate)
     made = list(unique.values())
@@ -145,23 +146,34 @@ def with_others(options: Options, filling: Filling, others: int) -> Way:
     return Way(known, filling, others=others)
 
 
-def beside(lm: LM, suffix: str, first: Candidate, request: Request, follow: Follow, count: int) -> list[Candidate]:
-    """So many more candidates that part from a greedy one."""
+def beside(
+    lm: LM, suffix: str, first: Candidate, request: Request, follow: Follow, count: int, logprobs: int | None
+) -> list[Candidate]:
+    """So many more candidates that part from a greedy one. logprobs: of `Options`, as asked."""
     names = lm.tokenizer.encode(suffix[: SUFFIX_TOKENS * LONG_TOKEN])[:SUFFIX_TOKENS] if first.layout == PREFIX else ()
-    root = Root(request, follow, frozenset(names), lm.tokenizer.special_ids)
+    root = Root(request, follow, frozenset(names), lm.tokenizer.special_ids, logprobs)
     found = branches(root, first.generations[0].tokens, count)
     streams = [None if one.done else lm.submit(one.request, one.follow) for one in found]
-    return [
-        whole(one, first, suffix) if stream is None else candidate_of(first.layout, suffix, (lm.finish(stream),))
+    made = [
+        whole(one, first.generations[0]) if stream is None else lm.finish(stream)
         for one, stream in zip(found, streams, strict=True)
     ]
+    return [candidate_of(first.layout, suffix, (generation,)) for generation in made]
 
 
-def whole(branch: Branch, first: Candidate, suffix: str) -> Candidate:
-    """A candidate that its head is all of: nothing had to be generated for it."""
+def whole(branch: Branch, greedy: Generation) -> Generation:
+    """One that its head is all of, which cost nothing more than the greedy text did."""
     hit = branch.follow.stream.hit
-    text, trimmed = "".join(branch.follow.text), hit is not None and suffix.startswith(hit.text)
-    return Candidate(first.layout, text, first.generations, hit is None, trimmed)
+    nothing = Numbers(**dict.fromkeys(Numbers.__slots__, 0))
+    return replace(
+        greedy,
+        text="".join(branch.follow.text),
+        token_ids=tuple(token.id for token in branch.head),
+        tokens=branch.head,
+        finish_reason="stop",
+        stopped_by=hit.text if hit else None,
+        stats=nothing,
+    )
 
 
 def ends(

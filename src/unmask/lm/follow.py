@@ -40,11 +40,11 @@ class Follow:
         self.done: Generation | None = None
         self.state: State | None = None  # after the last step; none before the first one
 
-    def behind(self, head: tuple[Token, ...], mode: str) -> Follow:
+    def behind(self, head: tuple[Token, ...]) -> Follow:
         """The same for a request whose prompt has `head` in it, which text and tokens begin with; not for one that
         `head` ends (`stream.hit`)."""
         blank = self.blank
-        made = Follow(blank.tokenizer, self.request, blank.stops, mode, self.specs, blank.skip, self.around)
+        made = Follow(blank.tokenizer, self.request, blank.stops, self.mode, self.specs, blank.skip, self.around)
         made.stream, text = made.stream.feed(token.id for token in head)
         made.text, made.tokens, made.head = [text], list(head), len(head)
         return made

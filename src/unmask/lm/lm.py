@@ -234,10 +234,10 @@ class LM:
             while running.follow.done is None:
                 yield from running.take(*self._next(running.number))
         finally:
-            running.end()
             with self.lock:
                 self.engine.cancel(running.number)
                 self._inbox.pop(running.number, None)
+            running.end()
 
     def _next(self, number: int) -> tuple[float, Update]:
         """The next update of a request and when it came, stepping the engine until there is one."""

@@ -19,14 +19,15 @@ from unmask.patching import Asked, Candidate, Gap, Patched, task_of
 if TYPE_CHECKING:
     from unmask.lm.lm import LM
 
-VARIETY = 0.8  # temperature of further candidates where none is given: greedy ones would all be the same
+VARIETY = 0.8  # temperature of further candidates where none is given
 SPARE = 24  # tokens that a filling may be longer than twice what it replaces
 PREFIX_TOKENS = 1024  # of what is before a gap are shown
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFills:
-    """A `patching.Fills` by `lm.fill.fill`. Forwards: of all generations, and one for every candidate scored."""
+    """A `patching.Fills` by `lm.fill.fill`. Forwards: of all generations, and every candidate that is scored
+    counts as one, though several may share it."""
 
     lm: LM
     options: Options

@@ -174,9 +174,12 @@ class Worker:
 
     def _drop(self, job: Job) -> None:
         if job.running is not None:
-            job.running.end()
             self.engine.cancel(job.running.number)
             self.jobs.pop(job.running.number, None)
+            try:
+                job.running.end()
+            except OSError:
+                log.exception("the trace of a request could not be ended")
 
     def _lost(self) -> list[Job]:
         """Jobs that the engine no longer knows."""
