@@ -27,13 +27,13 @@ LINES = [
     ["training", "engine"],
     ["model", "patching"],
     ["quantization"],
-    ["decoding", "constraints", "text"],
+    ["decoding", "constraints", "text", "kernels"],
     ["visibility"],
     ["types", "config", "sandbox"],
 ]
 LINE_OF = {room: number for number, line in enumerate(LINES) for room in line}
 MAY_USE_TORCH = {"model", "engine", "training", "quantization", "bench", "lm"}
-STANDARD_LIBRARY_ONLY = {"types", "config", "decoding", "sandbox"}  # so every decoding rule is tested in milliseconds
+STANDARD_LIBRARY_ONLY = {"types", "config", "decoding", "sandbox", "kernels"}  # so every decoding rule is tested in milliseconds
 LONGEST_FILE = 350
 
 

@@ -8,13 +8,14 @@ Shapes: R rows, C candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unmask.engine.noise import gumbel
-from unmask.engine.readout import COLUMNS, PICK_ROWS, Wanted, adjust, truncate, wide
-from unmask.model.coherence import Coherence, candidates, rescored
+from unmask.engine.readout import COLUMNS, Wanted, adjust, truncate, wide
+from unmask.model.coherence import Coherence, candidates
 from unmask.model.decoder import Decoder
 from unmask.types import Sampling
 
@@ -41,8 +42,17 @@ def levels(before: Sequence[int], rows: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def shortlist(logits_RV: Tensor, rows: Sequence[Wanted]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(logits, ids, noise [R, C], log of the whole mass [R]) of the rows' candidates after bans, bias and penalties."""
+class Shortlist(NamedTuple):
+    """Of some rows: logits, ids and noise of their candidates [R, C], and the log of the whole mass [R]."""
+
+    logits: Tensor
+    ids: Tensor
+    noise: Tensor
+    mass: Tensor
+
+
+def shortlist(logits_RV: Tensor, rows: Sequence[Wanted]) -> Shortlist:
+    """The rows' candidates after bans, bias and penalties."""
     adjusted = adjust(logits_RV.to(wide(logits_RV.dtype)), rows)
     values, ids = candidates(adjusted)
     noise = torch.zeros_like(values)
@@ -50,52 +60,53 @@ def shortlist(logits_RV: Tensor, rows: Sequence[Wanted]) -> tuple[Tensor, Tensor
         if row.request.sampling.temperature > 0:
             every = gumbel(row.request.sampling.seed, [row.position], adjusted.shape[1], adjusted.device)
             noise[i] = every[0, ids[i]].to(noise.dtype)
-    return values, ids, noise, adjusted.logsumexp(dim=-1)
+    return Shortlist(values, ids, noise, adjusted.logsumexp(dim=-1))
+
+
+def joined(parts: Sequence[Shortlist]) -> Shortlist:
+    return Shortlist(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 def settle(
     head: Coherence,
     decoder: Decoder,
     normed_RD: Tensor,
+    short: Shortlist,
     rows: Sequence[Wanted],
     places: Sequence[int],
     picks: Tensor,
-    at_a_time: int,
 ) -> Tensor:
     """[R, COLUMNS] as `readout.pick` packs them: id, probability, runner-up and its probability.
 
     places: where the rows stand in `picks`, int64 ids of all rows that are read; entries of `places` are written.
     A row's `before` counts from the same start.
     """
-    parts = list[tuple[Tensor, ...]]()
-    for first in range(0, len(rows), at_a_time):
-        logits, some = decoder.lm_head(normed_RD[first : first + at_a_time]), rows[first : first + at_a_time]
-        parts += [shortlist(logits[i : i + PICK_ROWS], some[i : i + PICK_ROWS]) for i in range(0, len(some), PICK_ROWS)]
-    values, ids, noise, total = (torch.cat(each) for each in zip(*parts, strict=True))
-    packed = values.new_zeros(len(rows), COLUMNS)
-    before = [row.before or 0 for row in rows]
+    before, where = [row.before or 0 for row in rows], torch.tensor(places, device=picks.device)
+    own, outputs = head.own(normed_RD), decoder.lm_head.weight[short.ids].to(head.out.dtype)
+    scores, chosen = short.logits.clone(), torch.zeros_like(where)
     for level in levels(before, places):
+        index = torch.tensor(level, device=picks.device)
         follows = torch.tensor([before[i] for i in level], device=picks.device)
         known = torch.where(follows < 0, picks[torch.where(follows < 0, ~follows, 0)], follows)
-        index = torch.tensor(level, device=picks.device)
-        scores = rescored(decoder, head, normed_RD[index], known, ids[index], values[index]).to(values.dtype)
-        drawn = scores.clone()
+        change = head.change(own[index], decoder.model.embed_tokens.weight[known])
+        drawn = torch.bmm(outputs[index], change[..., None])[..., 0] + short.logits[index]
+        scores[index] = drawn
         for sampling, few in by_sampling([rows[i] for i in level]).items():
             if sampling.temperature > 0:
-                drawn[few] = truncate(scores[few] / sampling.temperature, sampling) + noise[index[few]]
-        chosen = drawn.argmax(dim=-1, keepdim=True)
-        share = (values[index].logsumexp(dim=-1) - total[index]).exp()[:, None]
-        probs = scores.softmax(dim=-1) * share
-        second = probs.scatter(1, chosen, -1.0).max(dim=-1)
-        picked = ids[index].gather(1, chosen)[:, 0]
-        picks[torch.tensor([places[i] for i in level], device=picks.device)] = picked
-        numbers = (
-            picked.to(values.dtype),
-            probs.gather(1, chosen)[:, 0],
-            ids[index].gather(1, second.indices[:, None])[:, 0].to(values.dtype),
-            second.values,
-        )
-        packed[index, : len(numbers)] = torch.stack(numbers, dim=1).nan_to_num(nan=0.0)
+                drawn[few] = truncate(drawn[few] / sampling.temperature, sampling) + short.noise[index[few]]
+        chosen[index] = best = drawn.argmax(dim=-1)
+        picks[where[index]] = short.ids[index, best]
+    share = (short.logits.logsumexp(dim=-1) - short.mass).exp()[:, None]
+    probs = scores.softmax(dim=-1) * share
+    second = probs.scatter(1, chosen[:, None], -1.0).max(dim=-1)
+    numbers = (
+        picks[where].to(scores.dtype),
+        probs.gather(1, chosen[:, None])[:, 0],
+        short.ids.gather(1, second.indices[:, None])[:, 0].to(scores.dtype),
+        second.values,
+    )
+    packed = scores.new_zeros(len(rows), COLUMNS)
+    packed[:, : len(numbers)] = torch.stack(numbers, dim=1).nan_to_num(nan=0.0)
     return packed
 
 

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from unmask import visibility
 from unmask.config import EngineConfig
-from unmask.engine.chain import linked, settle
-from unmask.engine.readout import COLUMNS, PICK_ROWS, Wanted, pick, unpack, wanted, wide
+from unmask.engine.chain import Shortlist, joined, linked, settle, shortlist
+from unmask.engine.readout import COLUMNS, PICK_ROWS, Wanted, pick, some, unpack, wanted, wide
 from unmask.engine.scheduler import Job
 from unmask.model.attention import PagedAttention, Segment, Way
 from unmask.model.coherence import Coherence
 from unmask.model.decoder import Batch, Decoder, Numerics
 from unmask.model.kv import KVCache
+from unmask.model.native import Places
 from unmask.model.sizes import padded_rows
 from unmask.types import Plan, Read, Request, Row, Rows, Span, Traits
 
@@ -69,7 +70,9 @@ class Runner:
         self.compute_in(TILE_ROWS if self.exact else None)
         self.page_size, self.room = config.page_size, pages * config.page_size
         self.cache = KVCache(decoder.config, self.room, weight.dtype, weight.device)
-        if decoder.packed and self.exact:
+        if decoder.native is not None:
+            self.compute_in(None)  # a row's bits are the same in any company
+        elif decoder.packed and self.exact:
             self.untile()
         elif decoder.packed and weight.dtype == torch.bfloat16:
             self.way = "mixed"
@@ -105,7 +108,8 @@ class Runner:
             segment, written = self.segment(part, first)
             segments.append(segment)
             slots.append(written)
-        if self.decoder.packed:
+        native = self.decoder.native
+        if self.decoder.packed and native is None:
             # One row alone may have an order of summation of its own.
             padding = [0] * (padded_rows(max(len(tokens), 2 if self.exact else 1)) - len(tokens))
             tokens, positions = tokens + padding, positions + padding
@@ -116,8 +120,10 @@ class Runner:
             {name: self.tensor(rows) for name, rows in gates.items()},
             {name: self.tensor(rows) for name, rows in unknown.items() if rows},
         )
-        attend = PagedAttention(self.cache, segments, self.tensor(np.concatenate(slots)), self.way)
-        return self.decoder(batch, attend)
+        kept = self.tensor(np.concatenate(slots))
+        if native is not None:
+            return native(self.decoder, batch, Places(self.cache, segments, kept))
+        return self.decoder(batch, PagedAttention(self.cache, segments, kept, self.way))
 
     def read(self, hidden_TD: Tensor, reads: Sequence[int], asked: Sequence[Sequence[Wanted]]) -> list[Rows]:
         flat = [row for rows in asked for row in rows]
@@ -150,16 +156,24 @@ class Runner:
             for first, rows in zip(firsts, asked, strict=False)
             for row in rows
         ]
-        apart = [i for i, head in enumerate(heads) if head is None]
         packed = hidden_RD.new_zeros(len(flat), COLUMNS + 2 * most, dtype=wide(hidden_RD.dtype))
-        if apart:
-            packed[apart] = self.read_apart(hidden_RD[apart], [flat[i] for i in apart], most)
+        short: dict[Coherence, list[Shortlist]] = {head: [] for head in heads if head is not None}
+        for start in range(0, len(flat), READ_ROWS):
+            logits = self.decoder.logits(hidden_RD[start : start + READ_ROWS])
+            for head in (None, *short):
+                places = [i for i, other in enumerate(heads[start : start + READ_ROWS]) if other is head]
+                for first in range(0, len(places), PICK_ROWS):
+                    own = places[first : first + PICK_ROWS]
+                    few = [flat[start + i] for i in own]
+                    if head is None:
+                        packed[[start + i for i in own]] = pick(some(logits, own), few, most)
+                    else:
+                        short[head].append(shortlist(some(logits, own), few))
         picks = packed[:, 0].long()
-        for head in dict.fromkeys(head for head in heads if head is not None):
+        for head, parts in short.items():
             places = [i for i, other in enumerate(heads) if other is head]
-            normed = self.decoder.model.norm(hidden_RD[places])
-            rows = [flat[i] for i in places]
-            packed[places, :COLUMNS] = settle(head, self.decoder, normed, rows, places, picks, READ_ROWS)
+            normed, rows = self.decoder.model.norm(hidden_RD[places]), [flat[i] for i in places]
+            packed[places, :COLUMNS] = settle(head, self.decoder, normed, joined(parts), rows, places, picks)
         return packed
 
     def segment(self, part: Part, first: int) -> tuple[Segment, np.ndarray[tuple[int], np.dtype[np.int64]]]:

@@ -18,7 +18,7 @@ from unmask.engine.engine import Engine, Limits
 from unmask.engine.runner import Runner
 from unmask.lm import crew as crews
 from unmask.lm.crew import Crew, Task
-from unmask.model import sharding, store
+from unmask.model import native, sharding, store
 from unmask.model.adapter import attach
 from unmask.model.balance import TEXT, balances
 from unmask.model.card import read_card
@@ -62,6 +62,8 @@ def load(
     place = device_of(device)
     number = dtype_of(dtype, place)
     bits = quantization.check(quantize, place, number) if quantize else None
+    if place.type == "cpu" and number == torch.bfloat16 and tp == 1:
+        native.prepare()
     source = store.resolve(name)
     checkpoint = open_checkpoint(source)
     traits, adapters = with_adapter(checkpoint, adapter)
@@ -80,6 +82,7 @@ def load(
             crew.begin(pages)
         limits = Limits(checkpoint.config.vocab_size, checkpoint.config.max_position, tuple(adapters))
         how = {"dtype": str(number), "device": place.type, "quantize": bits, "exactness": config.exactness, "tp": tp}
+        how["kernels"] = native.version() if decoder.native else None
         file = known.Known(known.folder(), identity(checkpoint, adapters, how))
         runner = Runner(decoder, config, pages, *((crew.step,) if crew else ()))
         engine = Engine(runner, pages, config, limits, file)
@@ -119,9 +122,11 @@ def decoder_of(
         attach(decoder, title, shard.adapter(weights) if shard else weights)
     if shard:
         sharding.join(decoder, sharding.sum_of_processes(steady=exact))
-    if quantize:
-        text = checkpoint.tokenizer().encode(TEXT)
-        pack(decoder, *quantization.forms(quantize), balances(decoder, text) if quantize == "int8" else None)
+    factors = balances(decoder, checkpoint.tokenizer().encode(TEXT)) if quantize == "int8" else None
+    if quantize != "int4" and native.fits(decoder) and (kernels := native.library()):
+        native.pack(decoder, kernels, quantize == "int8", factors)
+    elif quantize:
+        pack(decoder, *quantization.forms(quantize), factors)
     elif can_pack(dtype, device):
         pack(decoder)
     return decoder

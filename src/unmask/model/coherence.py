@@ -35,8 +35,15 @@ class Coherence(nn.Module):
 
     def forward(self, hidden_RD: Tensor, before_RD: Tensor) -> Tensor:
         """[R, D] in the weights' dtype. hidden: after the final norm; before: embedding of the token before."""
-        own, before = (F.rms_norm(x.to(self.hidden.dtype), x.shape[-1:]) for x in (hidden_RD, before_RD))
-        return F.linear(F.silu(F.linear(own, self.hidden) + F.linear(before, self.token)), self.out)
+        return self.change(self.own(hidden_RD), before_RD)
+
+    def own(self, hidden_RD: Tensor) -> Tensor:
+        """[R, W]: what a mask's own hidden state brings, whatever stands before it."""
+        return F.linear(F.rms_norm(hidden_RD.to(self.hidden.dtype), hidden_RD.shape[-1:]), self.hidden)
+
+    def change(self, own_RW: Tensor, before_RD: Tensor) -> Tensor:
+        before = F.rms_norm(before_RD.to(self.token.dtype), before_RD.shape[-1:])
+        return F.linear(F.silu(own_RW + F.linear(before, self.token)), self.out)
 
 
 def rescored(

@@ -211,17 +211,22 @@ class Decoder(nn.Module):
         self.rotary = RotaryTable(config.rope, config.head_dim)
         self.mask_embeddings: dict[str, Tensor] = {}
         self.coherence: dict[str, Coherence] = {}
-        self.packed = False  # `model.packed.pack` has been at work
+        self.packed = False  # `model.packed.pack` or `model.native.pack` has been at work
+        self.native: Callable[..., Tensor] | None = None  # all layers in one call
 
     def forward(self, batch: Batch, attend: Attend) -> Tensor:
         """Hidden states [T, D] before the final norm."""
+        x = self.embed(batch)
+        turn = self.turn(batch, x.dtype)
+        for layer in self.model.layers:
+            x = layer(x, turn, attend)
+        return x
+
+    def embed(self, batch: Batch) -> Tensor:
         x = self.model.embed_tokens(batch.tokens)
         for name, rows in batch.unknown.items():
             if name in self.mask_embeddings:
                 x = x.index_copy(0, rows, self.mask_embeddings[name].to(x.dtype).expand(len(rows), -1))
-        turn = self.turn(batch, x.dtype)
-        for layer in self.model.layers:
-            x = layer(x, turn, attend)
         return x
 
     def turn(self, batch: Batch, dtype: torch.dtype) -> Turn:
