@@ -202,7 +202,7 @@ def ways_table(kinds: dict[str, Any], measures: tuple[str, ...], *, diffusers: b
 
 
 def figure(measure: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if measure in SHARES else f"{value:.2f}"
+    return f"{100 * value:.1f} %" if measure in (*SHARES, *FILLED, "fixed", "first", "new") else f"{value:.2f}"
 
 
 def interval(measure: str, number: dict[str, Any] | None) -> str:
@@ -394,6 +394,64 @@ def schemas() -> str:
     return "\n".join([*text, "", last])
 
 
+FILLED = {
+    "exact": "exact match",
+    "passed": "pass@1",
+    "likeness": "likeness of characters",
+    "ended": "ended by the model",
+    "trimmed": "cut at the suffix",
+}
+MENDED = {
+    "fixed": "fixed",
+    "first": "by the first",
+    "new": "new faults",
+    "edit": "edit / smallest",
+    "forwards": "forwards",
+}
+
+
+def infill() -> str:
+    """What a suffix is worth, where the model can be asked; single lines and runs of lines beside their floors."""
+    found = json.loads((RESULTS / "infill.json").read_text(encoding="utf-8"))
+    how, gaps = found["how"], found["gaps"]
+    options = "".join(f", {name} {value}" for name, value in how["options"].items())
+    text = [made_by(found), "", f"Layout {how['layout']}, candidates: {how['candidates']}{options}.", ""]
+    if gaps:
+        heads = [f"{found['settings']['samples']} held-out gaps", "nats a token", "suffix gain"]
+        text += [table_row(heads), "|" + "---|" * len(heads)]
+        for name, title in (("nelbo", "denoising (NELBO)"), ("ar", "causal rows")):
+            if name in gaps:
+                both = (gaps[name], gaps[f"gain_{name}"])
+                text.append(
+                    table_row([title, *("{value:.3f} ({low:.3f} to {high:.3f})".format(**one) for one in both)])
+                )
+        text.append("")
+    heads, columns = [""], list[dict[str, str]]()
+    for count, results, what in (("lines", "results", "lines"), ("multi", "multi_results", "runs of lines")):
+        if found[count]:
+            numbers = found[results]
+            heads += [f"{found[count]} {what}", "prefix alone"]
+            columns.append({name: interval(name, numbers.get(name)) for name in FILLED})
+            columns.append({name: interval(name, numbers.get(f"floor_{name}")) for name in FILLED})
+    if columns:
+        text += [table_row(heads), "|" + "---|" * len(heads)]
+        text += [table_row([title, *(column[name] for column in columns)]) for name, title in FILLED.items()]
+    return "\n".join(text).rstrip("\n")
+
+
+def patch() -> str:
+    """Per kind of fault and way: the share mended, by the first candidate, with new faults; the edit; forwards."""
+    found = json.loads((RESULTS / "patch.json").read_text(encoding="utf-8"))
+    heads = ["faults", "", "way", *MENDED.values()]
+    lines = [table_row(heads), "|" + "---|" * len(heads)]
+    for kind, ways in found["results"].items():
+        for way, numbers in ways.items():
+            cells = [interval(name, numbers.get(name)) for name in MENDED]
+            lines.append(table_row([kind, str(numbers["fixed"]["samples"]), way, *cells]))
+    how = f"Layout {found['how']['layout']}, candidates: {found['settings']['candidates']}."
+    return "\n".join([made_by(found), "", how, "", *lines])
+
+
 # Page -> name of a part -> what makes it.
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": demo, "against_transformers": against_transformers, "times": times},
@@ -409,6 +467,8 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "revision": revision,
         "schemas": schemas,
     },
+    "docs/infill.md": {"infill": infill},
+    "docs/patching.md": {"patch": patch},
     "src/unmask/adapters/smollm2-135m/README.md": {"starter": starter},
 }
 

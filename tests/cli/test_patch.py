@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from tests.tinymodel import MASK, VOCABULARY, write_model
 from unmask import LM
 from unmask.cli import common, run
 from unmask.cli.patch import path_in, root_of
+from unmask.lm.patching import ModelFills
+from unmask.patching import Candidate, Gap
 
 LEARNED = {"mask_id": MASK, "block_size": 8, "trained": True, "gap_end": VOCABULARY - 3, "gap_room": 24}
 CODE = "import os\n\n\ndef size(a):\n    return a * <FILL>\n"
@@ -53,6 +56,58 @@ def test_a_constrained_filling_is_accepted_and_written(
     assert found["new_text"].startswith(CODE.partition("<FILL>")[0])
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_the_old_file_is_kept_beside(file: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file.chmod(0o640)
+    assert run(call(file, model, *NUMBER, "--write", "--backup", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["backup"] == "m.py.orig"
+    first = file.read_text(encoding="utf-8")
+    old = file.with_name("m.py.orig")
+    assert (old.read_bytes(), stat.S_IMODE(old.stat().st_mode)) == (CODE.encode(), 0o640)
+    file.write_text(first.replace("a *", "a * <FILL> *"), encoding="utf-8")
+    assert run(call(file, model, *NUMBER, "--write", "--backup")) == 0
+    assert "the old file is m.py.orig2" in capsys.readouterr().err
+    assert old.read_bytes() == CODE.encode(), "what is there already stays"
+    assert file.with_name("m.py.orig2").read_text(encoding="utf-8") == first.replace("a *", "a * <FILL> *")
+    assert len(list(file.parent.iterdir())) == 3
+
+
+def test_several_faults_of_one_tool(file: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text("def f(a):\n    return b + c\n", encoding="utf-8")
+    asked = ["--from-diagnostic", "python", "--regex", "a", "--candidates", "1"]
+    assert run(call(file, model, *asked, "--max", "5", "--write", "--backup")) == 0
+    shown = capsys.readouterr()
+    assert "2 of 2 faults mended" in shown.err
+    assert shown.out.endswith("-    return b + c\n+    return a + a\n")
+    assert file.read_text(encoding="utf-8") == "def f(a):\n    return a + a\n"
+    assert file.with_name("m.py.orig").read_text(encoding="utf-8") == "def f(a):\n    return b + c\n"
+    file.write_text("def f(a):\n    return b + c\n", encoding="utf-8")
+    assert run(call(file, model, *asked, "--max", "1", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["message"] for one in found["left"]] == ["undefined name 'c'"]
+    assert (found["mended"], found["written"], found["backup"]) == (1, False, None)
+    assert run(call(file, model, *asked[:2], "--max", "5", "--candidates", "1", "--regex", "zz")) == 1
+    assert "0 of 2 faults mended" in capsys.readouterr().err
+
+
+def test_what_is_wanted_and_other_files(file: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file.parent.parent / "util.py").write_text("class A:\n    def b(self):\n        return 1\n", encoding="utf-8")
+    gaps = list[Gap]()
+    fills = ModelFills.__call__
+
+    def watched(self: ModelFills, gap: Gap) -> tuple[Sequence[Candidate], int]:
+        gaps.append(gap)
+        return fills(self, gap)
+
+    monkeypatch.setattr(ModelFills, "__call__", watched)
+    util = str(file.parent.parent / "util.py")
+    more = ["--instruction", "Twice as much.", "--context", util, "--context", f"{util}:A.b"]
+    assert run(call(file, model, *NUMBER, *more, "--write")) == 0
+    assert gaps[0].prefix.endswith("def size(a):\n    # Twice as much.\n    return a * ")
+    assert gaps[0].context[0].startswith("# util.py\nclass A:\n")
+    assert gaps[0].context[1] == "# util.py: A.b\ndef b(self):\n    return 1\n\n"
+    assert "Twice" not in file.read_text(encoding="utf-8")
 
 
 def test_nothing_acceptable(file: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,6 +172,11 @@ def test_an_oracle_from_the_command_line(file: Path, model: str, capsys: pytest.
         (["--from-diagnostic", "python", "--select", "undefined-name"], "the fault is not there: python finds"),
         (["--lines", "1", "--root", "/usr"], "--root /usr does not hold"),
         (["--lines", "1", "--layout", "psm"], "layout must be 'in-place' here"),
+        (["--lines", "1", "--backup"], "--backup belongs to --write"),
+        (["--lines", "1", "--max", "2"], "max_faults (--max) needs from-diagnostic python, ruff or mypy"),
+        (["--lines", "1", "--instruction", " "], "instruction must say something"),
+        (["--lines", "1", "--context", "none.txt"], "No such file"),
+        (["--lines", "1", "--context", f"{__file__}:nonesuch"], "symbol nonesuch is not defined in the file"),
     ],
 )
 def test_mistakes(file: Path, model: str, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,9 +16,10 @@ from unmask.constraints.alike import numbered
 from unmask.constraints.columns import Columns
 from unmask.constraints.compiler import source_of
 from unmask.constraints.expr import Alt, Bytes, ConstraintError, Expr, Ref, Repeat, Seq, Source
+from unmask.constraints.found import Found
 from unmask.constraints.grammar import FAR, compile_source
 from unmask.constraints.joined import joined
-from unmask.constraints.masks import Found, Masks
+from unmask.constraints.masks import Masks
 from unmask.constraints.vocabulary import Vocabulary
 
 LONGEST = 6
@@ -60,20 +63,49 @@ def same(one: Found, other: Found, size: int) -> bool:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(regulars, min_size=2, max_size=3), vocabularies)
 def test_states_with_one_number_have_the_same_tokens(several: list[Source], vocabulary: Vocabulary) -> None:
-    first = dict[int, Found]()
+    first, longest = dict[int, Found](), int(vocabulary.trie.depth.max())
     for source in several:
         try:
             masks = Masks(Columns(compile_source(source), vocabulary))
         except ConstraintError:
             continue
-        for state, number in numbered(masks.columns).items():
+        for state, number in numbered(masks.columns, longest).items():
             found = masks.alone(state)
             assert same(first.setdefault(number, found), found, vocabulary.size)
 
 
 def numbers_of(schema: dict, vocabulary: Vocabulary = BYTES) -> set[int]:
     grammar = compile_source(source_of(spec_of({"type": "json_schema", "schema": schema})))
-    return set(numbered(Columns(grammar, vocabulary)).values())
+    return set(numbered(Columns(grammar, vocabulary), int(vocabulary.trie.depth.max())).values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(regulars, min_size=2, max_size=3), vocabularies, st.integers(0, 40))
+def test_what_differs_in_long_tokens_only(several: list[Source], vocabulary: Vocabulary, most: int) -> None:
+    """What is shared is what is found alone, wherever long tokens begin."""
+    with mock.patch("unmask.constraints.vocabulary.MOST_LONG", most):
+        for source in several:
+            try:
+                masks = Masks(Columns(compile_source(source), vocabulary))
+            except ConstraintError:
+                continue
+            for state in masks.numbered:
+                assert same(masks.shared(state), masks.alone(state), vocabulary.size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(vocabularies, st.integers(0, 40))
+def test_the_way_to_long_tokens(vocabulary: Vocabulary, most: int) -> None:
+    with mock.patch("unmask.constraints.vocabulary.MOST_LONG", most):
+        size, below = vocabulary.trie.long
+    long = {data for data in vocabulary.ids if len(data) > size}
+    reached, stack = set[bytes](), [(0, b"")]
+    while stack:
+        node, data = stack.pop()
+        reached |= {data} & vocabulary.ids.keys()
+        stack += [(after, data + bytes((byte,))) for byte, after in below.get(node, ())]
+    assert {data for data in reached if len(data) > size} == long
+    assert sum(map(len, below.values())) <= most or size == 0
 
 
 @pytest.mark.parametrize(

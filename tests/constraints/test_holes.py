@@ -114,12 +114,37 @@ def test_a_block_is_filled_as_well_as_can_be(
     ]
     fixed = [token if isinstance(token, int) else None for token in slots]
     fitting = [way for way in every if all(t is None or (i < len(way) and way[i] == t) for i, t in enumerate(fixed))]
-    found = start.fill(slots, chosen, budget)
+    placed_up_to = max((i + 1 for i, token in enumerate(fixed) if token is not None), default=0)
+    reach = data.draw(st.integers(placed_up_to, len(placed)))
+    found = start.fill(slots, chosen[:reach], budget, len(slots))
     assert found in fitting
+    upto = data.draw(st.integers(reach, len(placed)))
+    begun = start.fill(slots, chosen[:reach], budget, upto)
+    assert any(way[: len(begun)] == begun for way in fitting), "what is left out can still be filled"
+    assert len(begun) >= upto or begun in fitting
     best = max(score(way, slots, stops) for way in fitting)
-    assert score(found, slots, stops) >= score(chosen, slots, stops) - 1e-9
+    if reach >= len(chosen):
+        assert score(found, slots, stops) >= score(chosen, slots, stops) - 1e-9
     if grammar.regular:
         assert abs(score(found, slots, stops) - best) < 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(sources, vocabularies, st.lists(st.integers(0, 8), max_size=4))
+def test_a_way_out_gets_shorter_with_every_token(source: Source, vocabulary: Vocabulary, tokens: list[int]) -> None:
+    grammar = compiled(source)
+    if grammar is None:
+        return
+    columns = Columns(grammar, vocabulary)
+    place: Place | None = Language(columns, Masks(columns), ()).start()
+    for token in tokens:
+        assert place is not None
+        place = place.take(token, 99) or place
+    while place is not None and not place.accepting:
+        assert place.column is not None
+        budget = place.column.cost
+        place = place.take(place.outward(budget), budget)
+    assert place is not None
 
 
 def proposals(slot: int, salt: int, size: int) -> tuple[tuple[int, float], ...]:

@@ -13,6 +13,7 @@ from unmask.constraints import Compiler, ConstraintError, Grammar, JsonSchema, R
 from unmask.constraints.check import of_json
 from unmask.constraints.lark_size import Size, bodies_of, limit_size, whole
 from unmask.constraints.regex import both_cases, effort
+from unmask.constraints.vocabulary import MOST_KEPT, Kept
 
 
 def schema(rules: Any) -> JsonSchema:
@@ -206,4 +207,14 @@ def test_languages_are_kept_within_bounds() -> None:
     for number in range(40):
         compiler.start(spec_of({"type": "json_schema", "schema": {"type": "string", "maxLength": number + 1}}), (), 99)
     assert len(compiler._kept) <= 16
-    assert len(BYTES.kept) <= 300
+    assert len(BYTES.kept) <= MOST_KEPT
+
+
+def test_what_was_used_last_is_kept() -> None:
+    kept = Kept()
+    for key in range(MOST_KEPT + 9):
+        kept.put(key, -key)
+        assert kept.get(0) == 0
+    assert len(kept) == MOST_KEPT
+    assert kept.get(9) is None
+    assert kept.get(MOST_KEPT) == -MOST_KEPT

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.decoding.scripted import Script, feed, picks, run
 from unmask.decoding import fastdiffuser
-from unmask.decoding.fastdiffuser import choose
+from unmask.decoding.fastdiffuser import choose, last_hope
 from unmask.types import Diffusion, Ids, Read, Request, Row, SlotState, Span, State, Traits
 
 MASK, STOP = 99, 7
@@ -246,3 +249,35 @@ def test_a_viewer_sees_every_step() -> None:
     frames = [outcome.frame for outcome in trace.outcomes if outcome.frame]
     assert [frame.step for frame in frames] == list(range(1, len(trace.plans) + 1))
     assert {frame.start for frame in frames} <= {3, 7, 11}
+
+
+PROBS = st.floats(0.001, 0.999)
+LIKELY = st.lists(PROBS, min_size=2, max_size=3).map(lambda ps: sorted((p / sum(ps) for p in ps), reverse=True))
+
+
+def prob_of(row: Row, id: int) -> float:
+    return math.exp(dict(row.top)[id]) if id in dict(row.top) else 0.0
+
+
+@given(
+    st.lists(st.tuples(LIKELY, st.integers(0, 3)), min_size=1, max_size=6),
+    st.sampled_from(["confidence", "margin", "entropy"]),
+    st.one_of(st.none(), PROBS),
+)
+def test_nothing_is_placed_beyond_the_last_hope(
+    slots: list[tuple[list[float], int]], sampler: Any, threshold: float | None
+) -> None:
+    """Whichever of its tokens, or which other one, a constraint leaves to a slot; the first keeps its pick."""
+    settings = Diffusion(8, threshold, sampler=sampler, steps=2 if threshold is None else None)
+    rows = [
+        Row(0, probs[0], 1, probs[1], 0.5, top=tuple((id, math.log(p)) for id, p in enumerate(probs)))
+        for probs, _ in slots
+    ]
+    taken = [
+        row if i == 0 or pick == 0 else row._replace(id=pick, prob=prob_of(row, pick), second_prob=row.prob)
+        for i, (row, (_, pick)) in enumerate(zip(rows, slots, strict=True))
+    ]
+    far = last_hope(list(enumerate(rows)), settings)
+    assert max(choose(list(enumerate(taken)), settings, 0, len(rows))) <= far
+    if threshold is not None and sampler == "confidence" and far > 0:
+        assert rows[far].prob >= min(threshold, rows[0].prob), "and that slot has a reason"

@@ -17,7 +17,8 @@ MASK, STOP = 99, 7
 def drafting(settings: Speculation, max_tokens: int = 10, **fields: Any) -> State:
     """After the prompt: the seed is 5."""
     fields = {"traits": Traits(MASK)} | fields
-    state, outcome = feed(linearspec.start(Request((1, 2, 3), max_tokens, "linearspec", settings, **fields)), Row(5))
+    request = Request((1, 2, 3), max_tokens, "linearspec", replace(settings, lookup=0), **fields)
+    state, outcome = feed(linearspec.start(request), Row(5))
     assert (state.output, outcome.keep) == ((5,), 3)
     return state
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.decoding.scripted import feed, picks
 from unmask.decoding import adaptivespec, auto, quadspec
-from unmask.decoding.adaptivespec import CONFIDENCE_BINS, LOOKUP_PRIOR, SLOTS, bin_of, estimate, price, reach
+from unmask.decoding.adaptivespec import SLOTS, price
+from unmask.decoding.learning import CONFIDENCE_BINS, FADE, LOOKUPS, bin_of, estimate, reach
 from unmask.decoding.quadspec import Layout, plan_of, settle_layout
 from unmask.types import Draft, Read, Request, Row, Rows, Span, Speculation, State, Traits
 
@@ -192,20 +193,20 @@ def learned(state: State, rows: Rows) -> dict[int, tuple[float, float]]:
 
 def test_it_learns_from_every_slot_up_to_the_first_rejection() -> None:
     state = adaptive(*drafted(6, 7, prob=0.9), costs=FREE)
-    sure = bin_of(0.9)
+    sure = LOOKUPS + bin_of(0.9)
     first, second = SLOTS, SLOTS + 1
     assert learned(state, picks(6, 7, 8)) == {sure: (2, 2), first: (1, 1), second: (1, 1)}
     assert learned(state, picks(6, 8, 8))[second] == (0, 1)
     assert learned(state, picks(8, 7, 8)) == {sure: (0, 1), first: (0, 1)}
     faded = adaptivespec.learn(replace(state, memory=((1.0, 2.0),) * 16, draft=()), 0, picks(8))
-    assert faded == ((adaptivespec.FADE, 2 * adaptivespec.FADE),) * 16
+    assert faded == ((FADE, 2 * FADE),) * 16
     looked_up = adaptive(
         *(draft._replace(matched=3 + i) for i, draft in enumerate(drafted(6, 7, prob=0.9))), costs=FREE
     )
-    third = CONFIDENCE_BINS + 2
+    third = 2
     assert learned(looked_up, picks(6, 7, 8)) == {third: (1, 1), third + 1: (1, 1)}
     far = replace(state, draft=(state.draft[0]._replace(matched=99),))
-    assert learned(far, picks(8)) == {CONFIDENCE_BINS + len(LOOKUP_PRIOR) - 1: (0, 1)}
+    assert learned(far, picks(8)) == {LOOKUPS - 1: (0, 1)}
     assert [bin_of(p) for p in (0.0, 0.124, 0.125, 1.0)] == [0, 0, 1, CONFIDENCE_BINS - 1]
 
 

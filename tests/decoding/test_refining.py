@@ -278,5 +278,5 @@ def test_a_banned_place_is_free_but_for_its_bans(bans: list[tuple[int, int]], at
     assert after is not None
     assert after.at == at + 1
     choices = [[(id, -float(id)) for id in range(9)]] * 2
-    way = place.fill(choices, (), 5)
+    way = place.fill(choices, (), 5, len(choices))
     assert way == tuple(min(set(range(9)) - {id for i, id in bans if i == at + n}) for n in range(2))

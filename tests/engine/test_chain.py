@@ -70,7 +70,7 @@ def expected(run: Runner, work: Work, request: Request) -> list[Row]:
 def plans(draw: st.DrawFn) -> tuple[Request, Work]:
     ids = draw(st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=9).map(tuple))
     sampling = Sampling(temperature=draw(st.sampled_from([0.0, 0.8])), seed=draw(st.integers(0, 9)))
-    strategy, settings = draw(st.sampled_from(["linearspec", "quadspec", "adaptivespec"])), Speculation(5)
+    strategy, settings = draw(st.sampled_from(["linearspec", "quadspec", "adaptivespec"])), Speculation(5, lookup=0)
     request = Request(ids[:-1], 20, strategy, settings, sampling, TRAITS)
     state = State(request, kept=len(ids) - 1, output=ids[-1:])
     if strategy == "linearspec":

@@ -123,7 +123,7 @@ def test_perfect_drafts_are_worth_their_forwards(strategy: str, temperature: flo
     """Else the property above might hold for drafts that nobody ever looks at."""
     request = Request((5, 3), 40, sampling=Sampling(temperature, seed=3), traits=Traits(mask_id=MASK))
     truth = request.prompt + alone(request)
-    speculative = replace(request, strategy=strategy, settings=Speculation(8, costs=COSTS[1]))
+    speculative = replace(request, strategy=strategy, settings=Speculation(8, lookup=0, costs=COSTS[1]))
     for right, most in ((True, 11), (False, 78)):
         mine = engine(wrap=lambda runner: Oracle(runner, truth, lambda position: right))  # noqa: B023
         mine.submit(speculative)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from scripts import readme
 from tests.lm.test_fill import LEARNED
 from tests.text.test_healing import with_tokens
 from tests.text.vocabularies import BYTES
@@ -18,6 +19,7 @@ from unmask.evaluation import suite_of
 from unmask.evaluation.benchmarks import Task
 from unmask.evaluation.infill import Settings, config_of, results, run_on, some, tables
 from unmask.evaluation.lines import Line, floor_of, judged, runs_of_lines, single_lines
+from unmask.evaluation.record import rounded, write
 from unmask.evaluation.suite import Job
 from unmask.sandbox import Limits
 from unmask.training.gap_measure import gap_losses, held_gaps, shuffled
@@ -95,7 +97,7 @@ def test_what_counts(text: str, exact: bool, passed: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["joint", "noisy", "fim", "none"])
-def test_every_kind_of_model(kind: str, tmp_path: Path, text: str) -> None:
+def test_every_kind_of_model(kind: str, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = model(tmp_path / "model", kind)
     settings = Settings(data=(text,), **PLAIN)
     job = Job(lm, settings, tmp_path / "rows.jsonl")
@@ -110,6 +112,16 @@ def test_every_kind_of_model(kind: str, tmp_path: Path, text: str) -> None:
     assert found["results"]["exact"]["samples"] == 1, "the lines of a function are one sample"
     titles = [str(table.title) for table in tables(found)]
     assert len(titles) == (2 if kind == "none" else 3)
+    write(tmp_path / "infill.json", rounded(found))
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    shown = readme.infill()
+    assert f"\n\nLayout {found['how']['layout']}, candidates: 1.\n\n" in shown
+    assert (
+        "\n|  | 3 lines | prefix alone | 2 runs of lines | prefix alone |\n|---|---|---|---|---|\n| exact match | "
+        in shown
+    )
+    assert ("| 4 held-out gaps | nats a token | suffix gain |" in shown) == (kind != "none")
+    assert ("| denoising (NELBO) | " in shown, "| causal rows | " in shown) == ("nelbo" in gains, "ar" in gains)
     lines = job.rows.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + (4 if gains else 0) + 3 + 2
     assert all("\n" not in json.loads(line)["text"] for line in lines if '"line ' in line), "told to be one line"

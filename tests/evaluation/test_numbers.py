@@ -142,9 +142,9 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == rounded(found)
     assert run(["eval", "--compare", str(one), str(two), "--out", str(tmp_path / "both.json")]) == 0
     assert json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))["groups"] == rounded(found)["groups"]
-    for more in (["--suite", "humaneval", "--limit", "3"], ["smollm2-135m"], ["--curve", str(one)]):
+    for more in (["--curve", str(one)], ["--suite", "humaneval"], ["--limit", "3"], ["smollm2-135m"]):
         assert run(["eval", "--compare", str(one), str(two), *more]) == 2
-    capsys.readouterr()
+    assert "measure nothing: leave the model, --suite and flags of suites out" in capsys.readouterr().err
     assert run(["eval", "--compare", str(one), str(two)]) == 0
     assert "+53.33" in capsys.readouterr().out
     grouped = [written(tmp_path, name, {"k/w": row(kind="code", way="ar")}) for name in ("three", "four")]

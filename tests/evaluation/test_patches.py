@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from scripts import readme
 from tests.tinymodel import MASK, VOCABULARY, write_model
 from unmask import LM
 from unmask.evaluation import patches
 from unmask.evaluation.benchmarks import Task
 from unmask.evaluation.mutations import KINDS, models, mutations
 from unmask.evaluation.patches import WAYS, Case, Passes, Settings, case_of, measured, mend, run_on, tables, task_for
+from unmask.evaluation.record import rounded, write
 from unmask.evaluation.suite import Job
 from unmask.patching import Candidate, Gap
 from unmask.patching.oracles.orm import SqlAlchemy
@@ -138,6 +140,13 @@ def test_a_run(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "model: operator, 1 faults",
         "model: line, 1 faults",
     ]
+    write(tmp_path / "patch.json", rounded(found))
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    shown = readme.patch()
+    assert f"\n\nLayout {found['how']['layout']}, candidates: 2.\n\n" in shown
+    numbers = {name: one["value"] for name, one in found["results"]["operator"]["patch"].items()}
+    cells = ["0.0 %", "0.0 %", f"{100 * numbers['new']:.1f} %", "", f"{numbers['forwards']:.2f}"]
+    assert f"| operator | 1 | patch | {' | '.join(cells)} |" in shown
     monkeypatch.setattr(patches, "measured", None)  # the same again reads what is there
     assert run_on(job, [TASK])["results"] == found["results"]
 

@@ -100,7 +100,7 @@ def test_a_clock_changes_nothing_and_counts_all(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(after, Timed)
     assert after.accepting == after.inner.accepting
     assert after.ending(9) == (ord("b"),)
-    assert after.fill((((98, -1.0),),), (98,), 9) == (98,)
+    assert after.fill((((98, -1.0),),), (98,), 9, 1) == (98,)
     assert clock.seconds == 6, "six questions of one tick each; that a text may end is no work"
     assert again(place, b"abab", 4) == (12.0, False)
     long = Compiler(BYTES).start(spec_of({"type": "regex", "pattern": "a(b|ccc)"}), (), 20)

@@ -42,7 +42,12 @@ def test_slots_of_a_suite() -> None:
 @pytest.mark.parametrize("prompt", ["the cat", "def f(x):", "a a a a a a"])
 def test_steps_say_what_viewers_see(tiny_folder: Path, prompt: str) -> None:
     lm, drafted, most = LM.load(tiny_folder, dtype="float32", exactness="exact"), 4, 50
-    way: dict[str, Any] = {"mode": "self-speculation", "spec_variant": "linearspec", "draft_block_size": drafted + 2}
+    way: dict[str, Any] = {
+        "mode": "self-speculation",
+        "spec_variant": "linearspec",
+        "draft_block_size": drafted + 2,
+        "lookup": 0,
+    }
     way |= {"max_tokens": most, "ignore_eos": True, "temperature": 0.7, "seed": 3}
     seen = [event.checked for event in lm.stream(prompt, frames=True, **way) if isinstance(event, Frame)]
     whole = [draft.accepted for draft in seen if draft is not None and len(draft.ids) == drafted]

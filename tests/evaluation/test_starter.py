@@ -52,8 +52,10 @@ def test_every_prompt_in_every_way(found: dict[str, Any], job: Job) -> None:
     _, rows = read(job.rows)
     ways = list(ways_of(SETTINGS))
     assert [(row["prompt"], row["way"]) for row in rows] == [(prompt.name, way) for prompt in PROMPTS for way in ways]
-    assert ways[:5] == ["ar", "linearspec", "quadspec", "adaptivespec", "adaptivespec + lookup"]
-    assert ways_of(SETTINGS)["adaptivespec"]["lookup"] == 0, "the drafter alone"
+    assert ways[:4] == ["ar", "linearspec", "linearspec + lookup", "quadspec"]
+    assert ways[4:7] == ["adaptivespec", "adaptivespec + lookup", "adaptivespec + lookup, rows free"]
+    for way in ("linearspec", "adaptivespec"):
+        assert ways_of(SETTINGS)[way]["lookup"] == 0, "the drafter alone"
     assert all(row["tokens"] == len(row["ids"]) == len(row["step"]) <= 12 for row in rows)
     assert all(row["same"] for row in rows if "spec" in row["way"])
     assert json.loads(json.dumps(found)) == found
@@ -76,7 +78,7 @@ def test_the_numbers_are_those_of_the_rows(found: dict[str, Any], job: Job) -> N
         asked["same_as_ar", "quadspec", "chat"] | {"met": True, "found": 1.0} == asked["same_as_ar", "quadspec", "chat"]
     )
     assert asked["acceptance_length", "linearspec", "code"]["found"] == numbers["acceptance_length"]["value"]
-    assert len(asked) == 21
+    assert len(asked) == 33
     assert found["settings"]["max_tokens"] == 12
     assert found["machine"].keys() >= {"processor", "threads"}
     assert found["versions"].keys() >= {"torch", "unmask"}
@@ -103,7 +105,7 @@ def test_a_run_goes_on_where_it_stopped(found: dict[str, Any], job: Job, monkeyp
     again = run_on(job, PROMPTS)
     assert {**again, "forward_costs": 0} == {**found, "forward_costs": 0}
     fewer = run_on(replace(job, settings=replace(SETTINGS, part="speculation")), PROMPTS[:1])
-    assert fewer["kinds"]["code"].keys() == set(list(ways_of(SETTINGS))[:5])
+    assert fewer["kinds"]["code"].keys() == set(list(ways_of(SETTINGS))[:7])
     assert job.rows.read_bytes() == before
     with pytest.raises(ValueError, match="another run"):
         run_on(replace(job, settings=replace(SETTINGS, max_tokens=13)), PROMPTS)
@@ -208,7 +210,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["settings"]["prompts"] == 3
     assert json.loads(file.read_text(encoding="utf-8")).keys() == found.keys()
     assert (tmp_path / "found.png").stat().st_size > 1000
-    assert len(read(tmp_path / "found.jsonl")[1]) == 3 * 10
+    assert len(read(tmp_path / "found.jsonl")[1]) == 3 * 12
     assert run([*arguments, "--part", "speculation"]) == 0
     assert "what was asked for" in capsys.readouterr().out
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.tinymodel import MASK, VOCABULARY, write_model
 from unmask import LM
-from unmask.lm.patching import SPARE, fills_of
+from unmask.lm.fill import Filled, fill
+from unmask.lm.patching import SPARE, beginnings, fills_of
 from unmask.lm.ranking import scores
 from unmask.patching import Gap
 
@@ -64,6 +69,52 @@ def test_a_long_file_is_seen_from_near(in_place: LM) -> None:
     found, _ = fills_of(in_place, {"mode": "ar", "max_tokens": 4})(Gap(long + "x = ", "\n" + long, "1", "span", 1))
     assert len(found) == 1  # it fits the context of 256
     assert in_place.engine.pages.in_use == 0
+
+
+def test_other_files_are_seen_before_it(in_place: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[str]()
+
+    def watched(lm: LM, prefix: str, *rest: Any) -> Filled:
+        seen.append(prefix)
+        return fill(lm, prefix, *rest)
+
+    monkeypatch.setattr("unmask.lm.patching.fill", watched)
+    fills = fills_of(in_place, {"mode": "ar", "max_tokens": 4})
+    fills(replace(GAP, count=1, context=("# a.py\na = 1\n\n", "# b.py\nb = 1\n\n")))
+    assert seen.pop() == "# a.py\na = 1\n\n# b.py\nb = 1\n\n" + GAP.prefix
+    long = "# c.py\n" + "".join(f"value_{number} = {number}\n" for number in range(400)) + "\n"
+    fills(replace(GAP, count=1, context=(long, "# b.py\nb = 1\n\n")))
+    shown, _, rest = seen.pop().partition("\n\n")
+    assert long.startswith(f"{shown}\nvalue_"), "whole lines of its beginning"
+    assert shown.count("\n") > 4
+    assert rest == "# b.py\nb = 1\n\n" + GAP.prefix
+    assert in_place.engine.pages.in_use == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(alphabet="ab \n", max_size=60), max_size=4), st.integers(-5, 80))
+def test_beginnings_fit_their_room(in_place: LM, texts: list[str], room: int) -> None:
+    files = [f"# n\n{text}\n\n" for text in texts]
+    found = beginnings(in_place.tokenizer, files, room)
+    assert len(in_place.encode(found)) <= max(room, 0)
+    if sum(len(in_place.encode(one)) + 3 for one in files) <= room:
+        assert found == "".join(files)
+
+
+def test_several_faults(in_place: LM) -> None:
+    code = "def f(a):\n    return b + c\n"
+    only = [{"type": "regex", "pattern": "[a]"}]
+    found = in_place.patch_all(code, 4, from_diagnostic="python", candidates=1, mode="ar", constraints=only)
+    assert (found.mended, found.left) == (2, ())
+    assert found.after.text == "def f(a):\n    return a + a\n"
+
+
+def test_what_is_wanted_is_seen_and_not_written(in_place: LM) -> None:
+    only = [{"type": "choice", "values": ["# Say a.\n    return a"]}]
+    found = in_place.patch(
+        "def f(a):\n    pass\n", symbol="f:body", instruction="Say a.", mode="ar", constraints=only, candidates=1
+    )
+    assert found.data == b"def f(a):\n    return a\n"
 
 
 def test_a_patch_of_a_text(in_place: LM) -> None:

@@ -236,7 +236,7 @@ def linear_forwards(count: int, size: int, emitted: int) -> int:
 def test_forwards_of_self_speculation(size: int, perfect: bool, tmp_path: Path) -> None:
     engine, traits = constant(perfect, tmp_path)
     for count in (1, 2, 5, 16, 17):
-        request = Request((3, 4), count, "linearspec", Speculation(size), traits=traits)
+        request = Request((3, 4), count, "linearspec", Speculation(size, lookup=0), traits=traits)
         (state,) = finished(engine, request)
         assert state.output == (7,) * count
         assert state.stats.prefills == 1

@@ -181,7 +181,9 @@ def test_a_quadratic_group_is_the_linear_draft_of_that_acceptance(
     found, starts = logprobs(runner, plan.spans, 12), np.cumsum([0] + [len(span.tokens) for span in plan.spans])
     for accepted in range(k):
         confirmed = prompt + (8, *drafts)[: accepted + 1]
-        linear = State(replace(request, settings=Speculation(k + 1)), kept=len(confirmed) - 1, output=confirmed[12:])
+        linear = State(
+            replace(request, settings=Speculation(k + 1, lookup=0)), kept=len(confirmed) - 1, output=confirmed[12:]
+        )
         drafting = linearspec.need(linear)
         whole = of_spans(decoder, [Span(confirmed[:-1], 0), *sees_all(drafting.spans, len(confirmed) - 1)])
         masks = whole[-k:]

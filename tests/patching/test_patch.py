@@ -338,6 +338,26 @@ def test_what_reaches_the_disk(tmp_path: Path) -> None:
         rejected.write(file)
 
 
+def test_a_write_that_fails_leaves_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "m.py"
+    file.write_text(CODE, encoding="utf-8")
+    found = patched(CODE, Scripted(span=["row"]), from_diagnostic="python", code="undefined-name")
+
+    def full(*_: object) -> None:
+        raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="no room"):
+            found.write(file, backup=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.py"]
+    assert found.write(file, backup=True) == tmp_path / "m.py.orig"
+    assert (tmp_path / "m.py.orig").read_text(encoding="utf-8") == CODE
+    with pytest.raises(FileChangedError):
+        found.write(file, backup=True)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @given(st.text(alphabet="ab", max_size=6), st.text(alphabet="ab", max_size=6))
 def test_the_size_of_an_edit(old: str, new: str) -> None:
     assert (edit(old, new) == 0) == (old == new)

@@ -41,7 +41,7 @@ def test_a_traceback_underlines(tmp_path: Path, mark: bytes) -> None:
     here = [one for one in found if one.file == str(file)]
     assert [(one.code, one.message, one.line) for one in here] == [("KeyError", "'k'", 2), ("KeyError", "'k'", 4)]
     assert [shown(source, one) for one in here] == ['x["é"]["k"]', 'f({"é": {}})']
-    assert reports.about(found, "mod.py") == here[0]
+    assert reports.about(found, "mod.py") == here
 
 
 def test_wide_letters_are_underlined_twice_by_some_pythons() -> None:
@@ -59,7 +59,7 @@ def test_a_syntax_error_is_a_traceback(tmp_path: Path) -> None:
         runpy.run_path(str(file))
     except SyntaxError:
         text = traceback.format_exc()
-    one = reports.about(reports.traceback(text), "mod.py")
+    one = reports.about(reports.traceback(text), "mod.py")[0]
     assert (one.code, one.line, shown(Source(file.read_bytes()), one)) == ("SyntaxError", 2, "x = 2")
 
 
@@ -99,8 +99,8 @@ def test_pytest_long_and_short() -> None:
         ("test_m.py", 6, "ZeroDivisionError"),
     ]
     source = Source(b"def f(x):\n    return x - y\n\ndef g():\n    return 1 / 0\n")
-    assert shown(source, reports.about(found, "m.py")) == "    return x - y"
-    assert shown(source, reports.about(found, "/srv/src/m.py", "ZeroDivisionError")) == "    return 1 / 0"
+    assert shown(source, reports.about(found, "m.py")[0]) == "    return x - y"
+    assert shown(source, reports.about(found, "/srv/src/m.py", "ZeroDivisionError")[0]) == "    return 1 / 0"
     with pytest.raises(ValueError, match=r"the report has no KeyError for m.py; it has NameError, ZeroDivisionError"):
         reports.about(found, "m.py", "KeyError")
     with pytest.raises(ValueError, match=r"says nothing about other.py; it is about src/m.py, test_m.py"):

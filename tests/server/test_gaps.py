@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,54 @@ def test_an_empty_suffix_is_a_gap_only_if_told(gaps: Running, lm: LM) -> None:
     assert ended["choices"][0]["text"] == lm.fill(PREFIX, "", mode="fastdiffuser").text
     inside = gaps.ok("/v1/completions", {**asked(), "extra_body": {"fim_mode": True}, "max_tokens": 6})
     assert inside["choices"] == gaps.ok("/v1/completions", asked(max_tokens=6))["choices"]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_prompt_gap_and_suffix_together_are_in_the_language(gaps: Running, lm: LM, way: dict[str, Any]) -> None:
+    kind = {"type": "regex", "pattern": "a[0-9]{2,4}b"}
+    how: dict[str, Any] = {"prompt": "a", "suffix": "b", "max_tokens": 9, "constraints": [kind]}
+    found = lm.fill("a", "b", mode=way.get("generation_mode"), max_tokens=9, constraints=[kind], constrain="whole")
+    assert re.fullmatch("[0-9]{2,4}", found.text)
+    (choice,) = gaps.ok("/v1/completions", asked(**how, **way, constrain="whole"))["choices"]
+    assert (choice["text"], choice["constraint"]["status"]) == (found.text, "satisfied")
+    pieces = [
+        chunk["choices"][0]["text"]
+        for _, chunk in gaps.stream("/v1/completions", asked(**how, **way, constrain="whole"))
+    ]
+    assert "".join(pieces) == found.text
+    for more in ({}, {"constrain": "gap"}):
+        (choice,) = gaps.ok("/v1/completions", asked(**how, **way, **more))["choices"]
+        assert re.fullmatch("a[0-9]{2,4}b", choice["text"])
+
+
+def test_together_with_ids_aliases_and_a_temperature(gaps: Running, lm: LM) -> None:
+    how: dict[str, Any] = {"suffix": "}", "max_tokens": 12, "temperature": 1, "n": 2, "constrain": "whole"}
+    for prompt in ('{"a": ', list(lm.encode('{"a": '))):
+        reply = gaps.ok("/v1/completions", {"prompt": prompt, **how, "response_format": {"type": "json_object"}})
+        for choice in reply["choices"]:
+            assert json.loads('{"a": ' + choice["text"] + "}").keys() >= {"a"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"suffix": None, "constrain": "whole"}, None, "constrain needs a gap"),
+        ({"suffix": "", "constrain": "gap"}, None, "constrain needs a gap"),
+        ({"constrain": "whole"}, "constrain", "constrain 'whole' has nothing to act on"),
+        ({"constrain": "all"}, "constrain", "constrain"),
+        (
+            {"constrain": "whole", "constraints": [{"type": "regex", "pattern": "[0-9]*"}]},
+            "constraints",
+            "the constraint allows no text",
+        ),
+    ],
+)
+def test_what_cannot_be_constrained_is_refused(
+    gaps: Running, fields: dict[str, Any], param: str | None, message: str
+) -> None:
+    error = gaps.problem("/v1/completions", asked(**fields))
+    assert message in error["message"]
+    assert error["param"] == param
 
 
 def test_what_does_not_fit_is_refused(gaps: Running) -> None:

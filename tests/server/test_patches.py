@@ -52,6 +52,28 @@ def test_a_patch_is_that_of_the_library(gaps: Running, folder: Path) -> None:
     assert reply["object"] == "patch"
 
 
+def test_several_faults_and_what_is_wanted(gaps: Running, folder: Path) -> None:
+    code = "def f(a):\n    return b + c\n"
+    only = [{"type": "choice", "values": ["a"]}]
+    more = {"instruction": "Only a.", "context": {"util.py": "A = 1\n"}, "candidates": 1}
+    body = {"content": code, "path": "m.py", "from_diagnostic": "python", "constraints": only, "max_faults": 4, **more}
+    reply = gaps.ok("/v1/patches", body)
+    assert (reply["object"], reply["status"], reply["mended"], reply["left"]) == ("patch", "accepted", 2, [])
+    assert reply["new_text"] == "def f(a):\n    return a + a\n"
+    assert [one["status"] for one in reply["patches"]] == ["accepted", "accepted"]
+    # What is wanted is seen: the sampled filling is the library's with the same.
+    lm = LM.load(folder, dtype="float32", exactness="exact")
+    how: dict[str, Any] = {"lines": "2", "temperature": 1.0, "max_tokens": 6, "seed": 3, **more}
+    expected = lm.patch(code, path="m.py", mode="ar", **how)
+    texts = [
+        one["text"]
+        for one in gaps.ok("/v1/patches", {"content": code, "path": "m.py", "generation_mode": "ar", **how})[
+            "candidates"
+        ]
+    ]
+    assert texts == [trial.text for trial in expected.trials]
+
+
 def test_requests_go_on_beside_it(gaps: Running) -> None:
     alone = gaps.completion("the cat", max_tokens=12)["choices"]
     threads = [
@@ -91,6 +113,10 @@ def test_a_named_command_judges(gaps: Running) -> None:
         ({"from_diagnostic": "mypy", "marker": None}, 400, "from_diagnostic"),
         ({"constraints": [{"type": "regex", "pattern": "("}]}, 400, "pattern"),
         ({"candidates": 17}, 400, "candidates"),
+        ({"max_faults": 2}, 400, "needs from-diagnostic python, ruff or mypy"),
+        ({"max_faults": 17}, 400, "max_faults"),
+        ({"instruction": " "}, 400, "instruction must say something"),
+        ({"context": {"a": 1}}, 400, "context"),
         ({"content": "a\0<FILL>", "path": "m.txt"}, 400, "not a text file"),
     ],
 )

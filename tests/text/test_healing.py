@@ -66,7 +66,7 @@ def test_a_block_is_filled_with_what_leads_on(slots: list[list[int]], seed: int)
     written = [b"t", b"the", b" t"][seed % 3]
     place = HEALER.start(written)
     known = place.ending(20, len(slots))
-    way = place.fill([[(id, 0.0) for id in slot] for slot in slots], known, 20)
+    way = place.fill([[(id, 0.0) for id in slot] for slot in slots], known, 20, len(slots))
     assert len(way) == len(slots)
     text = b"".join(HEALER.tokens[id] for id in way)
     assert text.startswith(written) or written.startswith(text)

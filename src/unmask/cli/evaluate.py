@@ -20,6 +20,7 @@ from unmask.cli.flags import DECODING, LOADING, flag, with_flags
 if TYPE_CHECKING:
     from unmask.evaluation.suite import Suite
 
+DEFAULT_SUITE = "diffusion"
 ROWS_CACHED = 4096  # of key/value memory, for each request at a time
 DIFFUSION, STARTER, LIGHT = "Suite diffusion", "Suite starter", "Suite light"
 GAPS, RUN = "Suites diffusion and infill (of models that have learned gaps)", "Suites humaneval, infill and patch"
@@ -70,7 +71,7 @@ def evaluate(
         str, typer.Argument(help="Short name, Hugging Face folder, .gguf file or hub id.", show_default=DEFAULT_MODEL)
     ] = "",
     named: Annotated[str, typer.Option("--model", help="The same, as a flag.", show_default=False)] = "",
-    suite: Annotated[str, typer.Option("--suite", help="What to measure, see above.")] = "diffusion",
+    suite: Annotated[str, typer.Option("--suite", help="What to measure, see above.", show_default=DEFAULT_SUITE)] = "",
     file: Annotated[
         Path | None,
         typer.Option(
@@ -119,8 +120,8 @@ def evaluate(
     if compare is not None or curve:
         if compare and curve:
             raise ValueError("--compare and --curve are two commands: give one of them")
-        if model or named or settings or options or loading:
-            raise ValueError("--compare and --curve measure nothing: leave the model and flags of suites out")
+        if model or named or suite or settings or options or loading:
+            raise ValueError("--compare and --curve measure nothing: leave the model, --suite and flags of suites out")
     if compare is not None:
         show_comparison(*compare, file, as_object)
         return
@@ -134,7 +135,8 @@ def evaluate(
 
     if model and named:
         raise ValueError(f"the model is given twice: {model!r} and --model {named!r}")
-    name, chosen = model or named or DEFAULT_MODEL, suite_of(suite)
+    name, suite = model or named or DEFAULT_MODEL, suite or DEFAULT_SUITE
+    chosen = suite_of(suite)
     given = {**(settings or {}), **(options or {})}
     given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     own, decoding = settings_and_options(chosen, suite, given)

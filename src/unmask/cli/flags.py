@@ -30,7 +30,9 @@ DECODING: dict[str, Any] = {
         float, METHOD, "linearspec: draft in several forwards, placing what is this sure.", "--draft-threshold"
     ),
     "alternatives": flag(int, METHOD, "adaptivespec: most second-best tokens beside the draft.", "--alternatives"),
-    "lookup": flag(int, METHOD, "adaptivespec: shortest repetition worth a draft, in tokens; 0: none.", "--lookup"),
+    "lookup": flag(
+        int, METHOD, "linearspec, adaptivespec: shortest repetition worth a draft, in tokens; 0: none.", "--lookup"
+    ),
     "block_size": flag(
         int, METHOD, "fastdiffuser: tokens denoised together.", "--block-size", "--diffusion-block-size"
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,11 @@ from unmask.cli.fill import FILLING
 from unmask.cli.flags import DECODING, LOADING, Model, TraceFile, flag, with_flags
 
 if TYPE_CHECKING:
-    from unmask.patching import Patched
+    from unmask.patching import Mended, Patched
     from unmask.types import Oracle
 
 ACCEPTED, REJECTED, _, UNSATISFIABLE, NO_VERIFIER, CHANGED = range(6)  # 2: a mistake in what was asked
-WHERE, HOLDS = "Where", "What has to hold"
+WHERE, HOLDS, SEEN = "Where", "What has to hold", "What the model sees"
 ASKED: dict[str, Any] = {
     "lines": flag(str, WHERE, "Whole lines: 12 or 12-15.", "--lines"),
     "range": flag(str, WHERE, "12:5-12:20, columns in characters from 1, the last left out.", "--range"),
@@ -31,6 +32,9 @@ ASKED: dict[str, Any] = {
         str, WHERE, "What python (our own checks), ruff, mypy, pytest or a traceback says.", "--from-diagnostic"
     ),
     "code": flag(str, WHERE, "Only a diagnostic with this code.", "--select"),
+    "max_faults": flag(
+        int, WHERE, "With --from-diagnostic: so many faults at most, one after the other, are mended.", "--max"
+    ),
     "grow": flag(str, WHERE, "The part may grow to the expr, stmt, block or def around it.", "--grow"),
     "candidates": flag(int, WHERE, "Fillings tried at each of these levels; 4.", "--candidates"),
     "constraint": flag(
@@ -46,6 +50,8 @@ ASKED: dict[str, Any] = {
     "unconfined": flag(
         bool, HOLDS, "Run commands with your own rights, home folder and network, in the copy.", "--unconfined"
     ),
+    "instruction": flag(str, SEEN, "What is wanted, as a comment above the part; it is not written.", "--instruction"),
+    "context": flag(list[str], SEEN, "FILE or FILE:SYMBOL, seen before the file. Repeatable.", "--context"),
 }
 OWN_FILLING = {name: FILLING[name] for name in ("layout", "heal", "untrained")}
 ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
@@ -70,6 +76,7 @@ def patch(
         ),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Change the file, whole or not at all.")] = False,
+    backup: Annotated[bool, typer.Option("--backup", help="With --write: keep the old one as FILE.orig.")] = False,
     trace: TraceFile = None,
     as_object: Annotated[bool, typer.Option("--json", help="One JSON object, nothing else.")] = False,
 ) -> None:
@@ -80,21 +87,24 @@ def patch(
     kept, 4 a verifier that cannot be run, 5 the file has changed meanwhile.
     """
     from unmask.constraints import ConstraintError
-    from unmask.patching import FileChangedError, VerifierError
+    from unmask.patching import FileChangedError, Mended, VerifierError
     from unmask.patching.plain import as_object as plain
-    from unmask.patching.plain import summary
+    from unmask.patching.plain import series_object, series_summary, summary
 
+    if backup and not write:
+        raise ValueError("--backup belongs to --write: without it the file stays as it is")
     given = dict(asked)
     given["verify"] = tuple(given.get("verify") or ())
     root = given.get("root") or root_of(file)
     own = [loaded(text) for text in given.pop("oracle", ())]
     given["oracles"] = (*oracles(given.pop("constraint", ()), path_in(root, file), root), *own)
+    given["context"] = dict(seen(text, root) for text in given.get("context") or ())
     given |= {"root": root, "report": None if report is None else read(report)}
-    data, path = file.read_bytes(), path_in(root, file)
+    data, path, old = file.read_bytes(), path_in(root, file), None
     try:
         found = patched(model, loading, data, path, given | filling | constrained(options, constraint), trace)
         if write and found.accepted:
-            found.write(file)
+            old = found.write(file, backup)
     except FileChangedError as error:
         raise told(error, CHANGED) from None
     except ConstraintError as error:
@@ -102,23 +112,29 @@ def patch(
     except VerifierError as error:
         raise told(error, NO_VERIFIER) from None
     if as_object:
-        print(json.dumps(plain(found) | {"written": write and found.accepted}))
+        made = series_object(found) if isinstance(found, Mended) else plain(found)
+        print(json.dumps(made | {"written": write and found.accepted, "backup": None if old is None else old.name}))
     else:
         sys.stdout.write(found.diff)
-        err.print(summary(found), style="dim", markup=False, soft_wrap=True)
+        line = series_summary(found) if isinstance(found, Mended) else summary(found)
+        if old is not None:
+            line += f"; the old file is {old.name}"
+        err.print(line, style="dim", markup=False, soft_wrap=True)
     raise typer.Exit(ACCEPTED if found.accepted else REJECTED)
 
 
 def patched(
     model: str, loading: dict[str, Any], data: bytes, path: str, given: dict[str, Any], trace: Path | None
-) -> Patched:
-    """The patch. The selector and the verifiers are tried before a model is loaded, so that a mistake costs nothing."""
+) -> Patched | Mended:
+    """The patch, or those of `--max`. The selector and the verifiers are tried before a model is loaded, so that a
+    mistake costs nothing."""
     from unmask.lm.patching import fills_of
-    from unmask.patching import Asked, task_of
+    from unmask.patching import Asked, series_of, task_of
 
+    most = given.pop("max_faults", None)
     own = {name: given.pop(name) for name in list(given) if name in Asked.__slots__}
     how = {name: given.pop(name) for name in OWN_FILLING if name in given}
-    task = task_of(data, path, Asked(**own))
+    task = task_of(data, path, Asked(**own)) if most is None else series_of(data, path, Asked(**own), most)
     record = opened(trace)
     lm = load_model(model, **loading)
     lm.trace = record
@@ -153,6 +169,25 @@ def told(error: Exception, code: int) -> typer.Exit:
 
 def read(report: str) -> str:
     return sys.stdin.read() if report == "-" else Path(report).read_text(encoding="utf-8", errors="replace")
+
+
+def seen(text: str, root: Path) -> tuple[str, str]:
+    """(name, text) of FILE or FILE:SYMBOL. The name is relative to the root, or that of the file alone."""
+    from unmask.patching.select import symbol
+    from unmask.patching.source import Source
+    from unmask.patching.tree import whole_row
+
+    path, _, wanted = (text, "", "") if Path(text).is_file() else text.partition(":")
+    file = Path(path)
+    source = Source.of(file.read_bytes(), f"--context {path}")
+    place, base = file.resolve(), root.resolve()
+    name = place.relative_to(base).as_posix() if place.is_relative_to(base) else file.name
+    if not wanted:
+        return name, source.text
+    try:
+        return f"{name}: {wanted}", textwrap.dedent(source.inside(whole_row(source, symbol(source, wanted))))
+    except ValueError as error:
+        raise ValueError(f"--context {text}: {error}") from None
 
 
 def root_of(file: Path) -> Path:

@@ -5,7 +5,7 @@ languages of a vocabulary. A string of JSON, or one with so many characters to g
 from __future__ import annotations
 
 import secrets
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ WEIGHTS: Numbers = _chance.integers(1, 1 << 63, size=256, dtype=np.uint64)
 FINAL, COST, MIX = (np.uint64(int(value) | 1) for value in _chance.integers(1, 1 << 63, size=3, dtype=np.uint64))
 
 
-def numbered(columns: Columns) -> dict[int, int]:
-    """State -> a number that two states share if after every text of up to the longest token both or neither may end
-    their rule or go on, with as many tokens then still needed. States of rules that call others have none.
+def numbered(columns: Columns, size: int) -> dict[int, int]:
+    """State -> a number that two states share if after every text of up to `size` bytes both or neither may end their
+    rule or go on, with as many tokens then still needed. States of rules that call others have none.
 
     Each round takes what is known of all states one byte further: sums of what each byte leads to, times the weight of
     the byte, so that how bytes are grouped into classes does not matter.
@@ -33,22 +33,24 @@ def numbered(columns: Columns) -> dict[int, int]:
     states = [state for a, b in ranges for state in range(a, b)]
     if not states or len(states) * len(grammar.members) > MOST_CELLS:
         return {}
-    local = {state: i for i, state in enumerate(states, start=1)}  # 0: no state
-    to = np.zeros((len(grammar.members), len(states) + 1), dtype=np.int64)
-    for i, state in enumerate(states, start=1):
-        edges = grammar.edges[state]
-        to[list(edges), i] = [local[after] for after in edges.values()]
-    weights = np.asarray([[WEIGHTS[list(group)].sum()] for group in grammar.members], dtype=np.uint64)
-    own = np.zeros(len(states) + 1, dtype=np.uint64)
-    own[1:] = [columns.cost(state) for state in states]
-    kinds = [0, *(1 + grammar.final[state] + 2 * bool(grammar.edges[state]) for state in states)]
-    own = own * COST + FINAL * np.asarray(kinds, dtype=np.uint64)
-    found, ahead = own, np.empty(to.shape, dtype=np.uint64)
-    for _ in range(int(columns.vocabulary.trie.depth.max())):
-        np.multiply(found.take(to, out=ahead, mode="clip"), weights, out=ahead)
-        found = mixed(own + ahead.sum(axis=0, dtype=np.uint64))
-        found[0] = 0
-    return dict(zip(states, found[1:].tolist(), strict=True))
+    local = np.zeros(len(grammar.edges), dtype=np.int64)
+    local[states] = np.arange(len(states))
+    edges = [grammar.edges[state] for state in states]
+    to = local[np.fromiter(chain.from_iterable(map(dict.values, edges)), dtype=np.int64)]
+    groups = np.asarray([WEIGHTS[list(group)].sum() for group in grammar.members], dtype=np.uint64)
+    weights = groups[np.fromiter(chain.from_iterable(edges), dtype=np.int64)]
+    counts = np.asarray([len(found) for found in edges])
+    on = np.flatnonzero(counts)  # `reduceat` cannot do with states that have no edge
+    starts = counts[on].cumsum() - counts[on]
+    own = np.asarray([columns.cost(state) for state in states], dtype=np.uint64) * COST
+    kinds = np.asarray([1 + grammar.final[state] for state in states]) + 2 * (counts > 0)
+    own += kinds.astype(np.uint64) * FINAL
+    found = own
+    for _ in range(size if len(on) else 0):
+        ahead = own.copy()
+        ahead[on] += np.add.reduceat(found.take(to) * weights, starts)
+        found = mixed(ahead)
+    return dict(zip(states, found.tolist(), strict=True))
 
 
 def mixed(values: Numbers) -> Numbers:

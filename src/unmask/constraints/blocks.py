@@ -1,7 +1,8 @@
 """The likeliest way through a block some of whose tokens are placed: all of it valid, and with an end in budget.
 
 Viterbi over columns. For a small finite automaton it is exact over the whole vocabulary, with a floor for tokens that
-no slot proposes; else over the proposed tokens, the way that is known and shortest ways out, within a beam.
+no slot proposes; else over the proposed tokens, the way that is known and shortest ways out, within a beam, and no
+further than to the last slot that matters.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ LEAST = 1e-6
 Floats = NDArray[np.float64]
 
 
-def fill(place: Place, slots: Sequence[Choices | int], known: Ids, budget: int) -> Ids:
+def fill(place: Place, slots: Sequence[Choices | int], known: Ids, budget: int, reach: int) -> Ids:
     """See `types.Matcher.fill`."""
     graph = graph_of(place.language.masks)
     if graph is not None and place.column in graph.numbers and not place.promised and not place.unwritten:
         return exact(graph, place, slots, budget)
-    return beam(place, slots, known, budget)
+    return beam(place, slots[:reach], known, budget)
 
 
 def floor_of(choices: Choices) -> float:
@@ -69,7 +70,8 @@ def beam(place: Place, slots: Sequence[Choices | int], known: Ids, budget: int) 
             reached = advanced(type(place)(language, *trail), known[i])
             assert reached is not None
             trail = reached
-        layer.setdefault(trail, found[trail])  # the way that is known is never lost
+        if trail in found:
+            layer.setdefault(trail, found[trail])  # the way that is known is never lost
     return max(layer.values(), key=lambda item: item[0])[1]
 
 
@@ -105,7 +107,7 @@ def onward(
         if after is not None and fits(after, left - 1):
             yield after, token, max(value, floor)
             none = False
-    for token in {*((hint,) if hint is not None else ()), *(here.ending(left, 1)[:1] if none else ())}:
+    for token in {*((hint,) if hint is not None else ()), *((here.outward(left),) if none else ())}:
         after = advanced(here, token)
         assert after is not None
         yield after, token, floor

@@ -7,13 +7,14 @@ draft again or trying a thousand tokens costs look-ups. Columns are never change
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from unmask.constraints.grammar import FAR, Grammar, distances
 from unmask.constraints.vocabulary import Vocabulary
 
 MOST_PAIRS = 400  # of a column; beyond it those that need most to end are given up: fewer texts, none of them wrong
 MOST_COLUMNS = 20_000  # remembered at a time
+FEW_BYTES = 6  # that may follow a column, up to which they are told one by one
 END = -1  # instead of a state: nothing may come after
 
 
@@ -30,16 +31,19 @@ class Column:
     """pairs: states that read a byte next, each with what follows its rule. accepting: the text may end here.
 
     cost: tokens that suffice to end the text. next, after: column by byte class and by token, as far as was asked for.
+    bits, few, out, short: what has been found out about it (see `Masks.allowed`, `Columns`); None before that.
     """
 
-    __slots__ = ("accepting", "after", "bits", "cost", "next", "pairs", "short")
+    __slots__ = ("accepting", "after", "bits", "cost", "few", "next", "out", "pairs", "short")
 
     def __init__(self, pairs: tuple[tuple[int, Node], ...], accepting: bool, cost: int) -> None:
         self.pairs, self.accepting, self.cost = pairs, accepting, cost
         self.next = dict[int, Column | None]()
         self.after = dict[int, Column | None]()
-        self.bits: tuple[int, bytes] | None = None  # see `masks.Masks`
-        self.short: tuple[int, ...] | None = None  # see `Columns.tokens_to_end`
+        self.bits: tuple[int, bytes] | None = None
+        self.few: bytes | None = None
+        self.short: tuple[int, ...] | None = None
+        self.out: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -62,6 +66,10 @@ class Columns:
             final and not edges and not calls
             for final, edges, calls in zip(grammar.final, grammar.edges, grammar.calls, strict=True)
         ]
+        self.plain = [
+            not final and bool(edges) and not calls
+            for final, edges, calls in zip(grammar.final, grammar.edges, grammar.calls, strict=True)
+        ]
         self.nodes = dict[frozenset[tuple[int, Node | None]], Node]()
         self.columns = dict[tuple[frozenset[tuple[int, Node]], bool], Column]()
         self.bottom = self.node(frozenset({(END, None)}))
@@ -79,7 +87,11 @@ class Columns:
         except KeyError:
             edges = self.grammar.edges
             kernel = [(edges[state][symbol], node) for state, node in column.pairs if symbol in edges[state]]
-            found = column.next[symbol] = self.close(kernel) if kernel else None
+            if len(kernel) == 1 and self.plain[kernel[0][0]]:
+                found: Column | None = self.column(set(kernel), False)  # as `close` would, which has nothing to do
+            else:
+                found = self.close(kernel) if kernel else None
+            column.next[symbol] = found
             return found
 
     def symbols(self, column: Column) -> list[int]:
@@ -88,6 +100,15 @@ class Columns:
         if len(column.pairs) == 1:
             return list(edges[column.pairs[0][0]])
         return sorted({symbol for state, _ in column.pairs for symbol in edges[state]})
+
+    def few(self, column: Column) -> bytes:
+        """The bytes that may follow, where these are at most `FEW_BYTES`; else none of them."""
+        if column.few is None:
+            members = self.grammar.members
+            symbols = self.symbols(column)
+            few = sum(len(members[symbol]) for symbol in symbols) <= FEW_BYTES
+            column.few = b"".join(members[symbol] for symbol in symbols) if few else b""
+        return column.few
 
     def walk(self, column: Column | None, data: bytes) -> Column | None:
         for byte in data:
@@ -176,33 +197,34 @@ class Columns:
             if len(self.columns) > MOST_COLUMNS:
                 self.columns.clear()
                 self.nodes.clear()
-            cost = 0 if accepting else min((self.cost(state) + node.cost for state, node in pairs), default=FAR)
-            found = self.columns[key] = Column(tuple(pairs), accepting, cost)
+            found = self.columns[key] = Column(tuple(pairs), accepting, 0)
+            if not accepting:
+                found.cost = self.inside(found)
         return found
 
     def inside(self, column: Column) -> int:
         """Fewest tokens to the end of the rule, for a text that is still in it."""
-        least = min((self.cost(state) + node.cost for state, node in column.pairs), default=FAR)
-        return min(least, FAR)
+        least = FAR
+        for state, node in column.pairs:
+            least = min(least, self.cost(state) + node.cost)
+        return least
 
     def cost(self, state: int) -> int:
         """Tokens that suffice from a state to the end of its rule, cutting its shortest way; FAR where none do."""
-        chain = list[int]()
+        found = self.costs[state]
+        if found is not None:
+            return found
+        if self.far[state] >= FAR:
+            return FAR
         stack = [state]
         while stack:
-            state = stack[-1]
-            if self.costs[state] is not None or self.far[state] >= FAR:
-                stack.pop()
-                continue
-            missing = [other for other in self.needs(state) if self.costs[other] is None and self.far[other] < FAR]
+            missing = [other for other in self.needs(stack[-1]) if self.costs[other] is None and self.far[other] < FAR]
             if missing:
                 stack += missing
-                continue
-            stack.pop()
-            chain.append(state)
-            self.costs[state] = self.cut(state)
-        found = self.costs[state]
-        return FAR if found is None else found
+            else:
+                last = stack.pop()
+                self.costs[last] = self.cut(last)
+        return self.known(state)
 
     def needs(self, state: int) -> list[int]:
         """States whose costs the cost of `state` is made of."""
@@ -216,18 +238,20 @@ class Columns:
         way = self.way[state]
         if way is None:
             return 0
-        step, to = way
-        if step < 0:
+        if way[0] < 0:
             return sum(self.known(other) for other in self.needs(state))
-        ids, best, data = self.vocabulary.ids, FAR, b""
-        while step >= 0 and len(data) < self.vocabulary.longest:
-            data += bytes((step,))
-            if data in ids:
-                best = min(best, 1 + self.known(to))
-            if (on := self.way[to]) is None:
+        return min((cost for cost, _ in self.cuts(state)), default=FAR)
+
+    def cuts(self, state: int) -> Iterator[tuple[int, int]]:
+        """(tokens to the end, the first of them) for each token that the shortest way from a state begins with, where
+        that is no call."""
+        child, ends, node, way = self.vocabulary.trie.child, self.vocabulary.trie.ends, 0, self.way[state]
+        for _ in range(self.vocabulary.longest):
+            if way is None or way[0] < 0 or (node := child.get(node * 256 + way[0], -1)) < 0:
                 break
-            step, to = on
-        return best
+            if ends[node] >= 0:
+                yield 1 + self.known(way[1]), ends[node]
+            way = self.way[way[1]]
 
     def known(self, state: int) -> int:
         return self.costs[state] if self.costs[state] is not None else FAR  # type: ignore[return-value]
@@ -249,6 +273,32 @@ class Columns:
             assert found is not None
             column.short = found
         return column.short
+
+    def way_out(self, column: Column) -> int:
+        """A token after which the text can be ended with one token less than `column.cost`. Not at an end, and not for
+        columns without one."""
+        if column.out is None:
+            pairs = ((state, node) for state, node in column.pairs if self.cost(state) + node.cost == column.cost)
+            column.out = min(self.first_token(state, node) for state, node in pairs)
+        return column.out
+
+    def first_token(self, state: int, node: Node) -> int:
+        """The first token of a cheapest way from a state to the end."""
+        above: Node | None = node
+        stack = [state]
+        while True:
+            while not stack:
+                assert above is not None
+                after, above = min(above.after, key=lambda pair: (self.cost_of(pair), pair[0]))
+                stack = [after]
+            state = stack.pop()
+            if self.way[state] is None:
+                continue
+            step, to = self.way[state]  # type: ignore[misc]
+            if step < 0:
+                stack += [to, self.grammar.start[self.grammar.calls[state][-1 - step][0]]]
+            else:
+                return min(self.cuts(state))[1]
 
     def onward(self, state: int, node: Node) -> bytes:
         parts = list[bytes]()

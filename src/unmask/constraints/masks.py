@@ -6,17 +6,17 @@ taken up again from each place that the rule may return to. What a text may have
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unmask.constraints.alike import numbered
 from unmask.constraints.columns import END, MOST_COLUMNS, Column, Columns, Node
+from unmask.constraints.found import NO_BITS, Found, lengthened, long_nodes
 from unmask.constraints.grammar import FAR
 from unmask.constraints.table import Table
 from unmask.constraints.vocabulary import Ints
@@ -25,24 +25,9 @@ if TYPE_CHECKING:
     from unmask.constraints.blocks import Graph
 
 MOST_WALKS = 4_000  # kept at a time
-MOST_KEPT = 200  # of those that languages share, up to a few hundred kilobytes each
 FEW_NODES, MANY_NODES = 32, 200  # to begin with, and in all: see `Masks.read_few`
 NO_NODES = np.empty(0, dtype=np.int32)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Found:
-    """ids, costs: tokens that end inside the rule, and the tokens then needed to its end; ids None: of every token.
-    ends: tokens that end exactly with the rule. open: trie nodes below which tokens go on after it has ended. most: the
-    largest of the costs but FAR. packed: of every token, which may come at all, eight to a byte.
-    """
-
-    ids: Ints | None
-    costs: Ints
-    ends: Ints
-    open: Ints
-    most: int
-    packed: NDArray[np.uint8]
+At = tuple[int, Column]  # a node of the trie, and the column that it leads to
 
 
 @dataclass(eq=False, slots=True)
@@ -68,7 +53,7 @@ class Masks:
         self.walks = dict[tuple[int, int], Walk]()
         self.made = 0
         self.table = Table(columns)
-        self.reading = Lock()  # of the table, which grows: forwards, requests being prepared and fillings have threads
+        self.reading = Lock()  # of what grows by reading: forwards, requests being prepared and fillings have threads
         self.graph: Graph | None = None  # see `blocks.graph_of`
         self.graph_made = False
 
@@ -83,22 +68,26 @@ class Masks:
         return self.walk(np.asarray([root], dtype=np.int32), self.single(state))
 
     def shared(self, state: int) -> Found:
-        """The tokens from a state. What is the same in many languages, such as a string of JSON, is found once."""
+        """The tokens from a state. What is the same in many languages, such as a string of JSON, is found once; and
+        where only the longest tokens differ, as in strings of bounded length, only these are looked at."""
         number = self.numbered.get(state)
         if number is None:
             return self.alone(state)
+        with self.reading:
+            long = long_nodes(self.columns, self.single(state))
         kept = self.columns.vocabulary.kept
-        found = kept.get(number)
+        found = kept.get((number, long))
         if found is None:
-            if len(kept) > MOST_KEPT:
-                kept.clear()
-            found = kept[number] = self.alone(state)
+            like = kept.get(number)
+            found = lengthened(like, long, self.trie) if isinstance(like, Found) else self.alone(state)
+            kept.put((number, long), found)
+            kept.put(number, found)
         assert isinstance(found, Found)
         return found
 
     @cached_property
     def numbered(self) -> dict[int, int]:
-        return numbered(self.columns)
+        return numbered(self.columns, self.trie.long[0])
 
     def after(self, walk: Walk, state: int) -> Walk | None:
         """The tokens that `walk` left open, from the state returned to; None where there are none."""
@@ -123,7 +112,10 @@ class Masks:
         """The tokens from `begin` at any of the roots, sorted out."""
         trie = self.trie
         with self.reading:
-            nodes, at = self.read(roots, begin)
+            few, many = self.read_few(roots.tolist(), begin)
+            if not many:
+                return self.sorted_out(few, roots, begin)
+            nodes, at = self.read(few, many)
             inside, ended = self.table.inside.take(at), self.table.ended.take(at)
         tokens = trie.token_at.take(nodes)
         alive = (tokens >= 0) & (inside < FAR)
@@ -133,48 +125,64 @@ class Masks:
         ends, open_ = tokens[ended & (tokens >= 0)], np.unique(open_[trie.count[open_] > 0])
         most = int(costs.max(initial=-1))
         if len(ids) * 8 < self.size:
-            return Found(ids, costs, ends, open_, most, np.empty(0, dtype=np.uint8))
+            return Found(ids, costs, ends, open_, most, NO_BITS)
         every = np.full(self.size, FAR, dtype=np.int32)
         every[ids] = costs
         return Found(None, every, ends, open_, most, np.packbits(every < FAR, bitorder="little"))
 
-    def read(self, roots: Ints, begin: Column) -> tuple[Ints, Ints]:
-        """Trie nodes that can be read from `begin` at any of the roots, and the numbers in `table` of the columns that
-        they lead to."""
+    def sorted_out(self, few: Sequence[At], roots: Ints, begin: Column) -> Found:
+        """As `walk`, one by one."""
+        trie, ids, costs, ends = self.trie, list[int](), list[int](), list[int]()
+        open_ = set(roots.tolist()) if begin.accepting else set[int]()
+        for node, column in few:
+            token = trie.ends[node]
+            if column.accepting:
+                open_.add(node)
+                ends += [token] if token >= 0 else []
+            if token >= 0 and (cost := self.columns.inside(column)) < FAR:
+                ids.append(token)
+                costs.append(cost)
+        onward = sorted(node for node in open_ if trie.count[node])
+        found, needed, last, roots = (np.asarray(part, dtype=np.int32) for part in (ids, costs, ends, onward))
+        return Found(found, needed, last, roots, max(costs, default=-1), NO_BITS)
+
+    def read(self, few: Sequence[At], many: Sequence[At]) -> tuple[Ints, Ints]:
+        """Trie nodes that can be read and the numbers in `table` of the columns that they lead to: the few that have
+        been read, and all below the many."""
         if len(self.table.found) > MOST_COLUMNS:
             self.table = Table(self.columns)
-        table = self.table
-        first = table.number(begin)
-        nodes, at, begun = self.read_few(roots.tolist(), first) if len(roots) <= FEW_NODES else ([], [], None)
-        if begun is None:
-            nodes, at, begun = [], [], [(root, first) for root in roots.tolist()]
-        all_nodes, all_at = [np.asarray(nodes, dtype=np.int32)], [np.asarray(at, dtype=np.int32)]
-        if begun:
-            starts, columns = (np.asarray(part, dtype=np.int32) for part in zip(*begun, strict=True))
-            for level_nodes, level_at in self.read_many(starts, columns):
-                all_nodes.append(level_nodes)
-                all_at.append(level_at)
+        (nodes, at), (starts, columns) = map(self.vectors, (few, many))
+        all_nodes, all_at = [nodes], [at]
+        for level_nodes, level_at in self.read_many(starts, columns) if len(starts) else ():
+            all_nodes.append(level_nodes)
+            all_at.append(level_at)
         return np.concatenate(all_nodes), np.concatenate(all_at)
 
-    def read_few(self, roots: list[int], first: int) -> tuple[list[int], list[int], list[tuple[int, int]] | None]:
-        """As far as there are few nodes and few bytes may follow them, read one by one, which is quicker then: (nodes,
-        their columns, (node, column) from which there are many; None for all, where a node has two columns)."""
-        child, klass, table = self.trie.child, self.columns.grammar.klass, self.table
-        nodes, at, many, stack = list[int](), list[int](), list[tuple[int, int]](), [(root, first) for root in roots]
+    def vectors(self, places: Sequence[At]) -> tuple[Ints, Ints]:
+        nodes = np.asarray([node for node, _ in places], dtype=np.int32)
+        return nodes, np.asarray([self.table.number(column) for _, column in places], dtype=np.int32)
+
+    def read_few(self, roots: Sequence[int], begin: Column) -> tuple[list[At], list[At]]:
+        """As far as there are few nodes and few bytes may follow them, read one by one, which is quicker then: (what
+        was read, from where there is more). Nothing is, where a node would have two columns."""
+        if len(roots) > FEW_NODES:
+            return [], [(root, begin) for root in roots]
+        child, columns = self.trie.child, self.columns
+        found, many, stack = list[At](), list[At](), [(root, begin) for root in roots]
         while stack:
-            node, which = stack.pop()
-            few = table.few[which]
-            if few is None or len(nodes) > MANY_NODES:
-                many.append((node, which))
+            node, column = stack.pop()
+            few = column.few if column.few is not None else columns.few(column)
+            if (not few and column.pairs) or len(found) > MANY_NODES:
+                many.append((node, column))
                 continue
             for byte in few:
                 below = child.get(node * 256 + byte)
-                if below is not None and (to := table.after(which * table.classes + klass[byte])) >= 0:
-                    nodes.append(below)
-                    at.append(to)
-                    stack.append((below, to))
-        twice = len(roots) > 1 and (many or len({*nodes, *roots}) < len(nodes) + len(roots))
-        return nodes, at, None if twice else many
+                if below is not None and (after := columns.step(column, byte)) is not None:
+                    found.append((below, after))
+                    stack.append((below, after))
+        if len(roots) > 1 and (many or len({*roots, *(node for node, _ in found)}) < len(found) + len(roots)):
+            return [], [(root, begin) for root in roots]
+        return found, many
 
     def read_many(self, roots: Ints, columns: Ints) -> Iterator[tuple[Ints, Ints]]:
         """Level by level, all nodes of one at a time."""
@@ -205,7 +213,7 @@ class Masks:
     def targets(self, column: Column) -> dict[Column, int]:
         """Columns one token away that have an end, each with the smallest token that leads there."""
         with self.reading:
-            nodes, at = self.read(np.zeros(1, dtype=np.int32), column)
+            nodes, at = self.read(*self.read_few([0], column))
             found = self.table.found
         tokens = self.trie.token_at[nodes]
         tokens, at = tokens[tokens >= 0], at[tokens >= 0]

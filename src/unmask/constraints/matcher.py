@@ -121,6 +121,16 @@ class Place:
             found += steps
         return tuple(found)
 
+    def outward(self, budget: int) -> int:
+        """A token after which the text can still be ended within `budget`, it included. Not where it is over."""
+        column = self.column
+        assert column is not None
+        if column.accepting:
+            return self.language.stop_ids[0] if self.language.stop_ids else lowest(self.allowed(budget))
+        if self.unwritten or column.cost > budget:
+            return self.short(budget)[0]
+        return self.language.columns.way_out(column)
+
     def short(self, budget: int) -> Ids:
         """Tokens to the nearest end."""
         column, columns = self.column, self.language.columns
@@ -133,8 +143,8 @@ class Place:
         assert found is not None
         return found
 
-    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int) -> Ids:
-        return fill(self, slots, known, budget)
+    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int, reach: int) -> Ids:
+        return fill(self, slots, known, budget, reach)
 
 
 def lowest(bits: bytes) -> int:

@@ -8,14 +8,12 @@ from unmask.constraints.columns import Column, Columns
 from unmask.constraints.vocabulary import Ints
 
 UNKNOWN, NONE = -2, -1
-FEW_BYTES = 6  # that may follow a column, up to which they are told one by one
 
 
 class Table:
     """Columns by number, and which column follows which on which class of bytes: filled as it is asked.
 
-    inside: per column, see `Columns.inside`. ended: whether a rule may end there. few: the bytes that may follow it;
-    None where they are not few.
+    inside: per column, see `Columns.inside`. ended: whether a rule may end there.
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -23,7 +21,6 @@ class Table:
         self.classes = len(columns.grammar.members)
         self.to = np.full(8 * self.classes, NONE, dtype=np.int32)
         self.inside, self.ended = np.empty(8, dtype=np.int32), np.empty(8, dtype=np.bool_)
-        self.few = list[bytes | None]()
 
     def number(self, column: Column | None) -> int:
         if column is None:
@@ -35,11 +32,8 @@ class Table:
             if number == len(self.inside):
                 self.to = np.concatenate((self.to, np.full_like(self.to, NONE)))
                 self.inside, self.ended = np.concatenate([self.inside] * 2), np.concatenate([self.ended] * 2)
-            symbols, members = self.columns.symbols(column), self.columns.grammar.members
-            self.to[[number * self.classes + symbol for symbol in symbols]] = UNKNOWN
+            self.to[[number * self.classes + symbol for symbol in self.columns.symbols(column)]] = UNKNOWN
             self.inside[number], self.ended[number] = self.columns.inside(column), column.accepting
-            size = sum(len(members[symbol]) for symbol in symbols)
-            self.few.append(b"".join(members[symbol] for symbol in symbols) if size <= FEW_BYTES else None)
         return number
 
     def after(self, place: int) -> int:

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
 LONGEST_CUT = 32
+MOST_LONG = 1_000  # nodes of a trie on the way to its longest spellings, see `Trie.long`
+MOST_KEPT = 200  # of what languages share, up to a few hundred kilobytes each
+
+
+class Kept:
+    """What was used last, of whatever is told apart by its key. May be used by several threads."""
+
+    def __init__(self) -> None:
+        self._found, self._lock = OrderedDict[Hashable, object](), Lock()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, key: Hashable) -> object:
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: Hashable, value: object) -> None:
+        with self._lock:
+            self._found[key] = value
+            self._found.move_to_end(key)
+            if len(self._found) > MOST_KEPT:
+                self._found.popitem(last=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +51,9 @@ class Vocabulary:
     artificial_space: bool = False
 
     @cached_property
-    def kept(self) -> dict[int, object]:
+    def kept(self) -> Kept:
         """What languages have found out about it and share, see `masks.Masks.shared`."""
-        return {}
+        return Kept()
 
     @property
     def size(self) -> int:
@@ -130,6 +157,26 @@ class Trie:
         places = (self.first.repeat(self.count), self.count.cumsum().repeat(self.count), self.count.repeat(self.count))
         below = places[0] + np.arange(len(nodes)) - places[1] + places[2]
         return dict(zip((nodes * 256 + self.byte[below]).tolist(), below.tolist(), strict=True))
+
+    @cached_property
+    def long(self) -> tuple[int, dict[int, tuple[tuple[int, int], ...]]]:
+        """(bytes, nodes on the way to all that is longer: (byte, node) below each), so that these nodes are few."""
+        # Children stand in the order of their parents, behind the root.
+        deepest, parent = self.depth.copy(), np.concatenate(([0], np.arange(len(self.depth)).repeat(self.count)))
+        for depth in range(int(deepest.max()), 0, -1):
+            level = np.flatnonzero(self.depth == depth)
+            np.maximum.at(deepest, parent[level], deepest[level])
+        size = int(np.sort(deepest)[-MOST_LONG - 1]) if len(deepest) > MOST_LONG else 0
+        below = dict[int, tuple[tuple[int, int], ...]]()
+        for node in np.flatnonzero(deepest > size)[1:].tolist():
+            above = int(parent[node])
+            below[above] = (*below.get(above, ()), (int(self.byte[node]), node))
+        return size, below
+
+    @cached_property
+    def short(self) -> NDArray[np.bool_]:
+        """Per token id, whether it has no more bytes than `long` says."""
+        return np.asarray(self.depth[self.node_of] <= self.long[0])
 
     @cached_property
     def token_at(self) -> Ints:

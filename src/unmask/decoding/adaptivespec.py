@@ -14,25 +14,31 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 
 from unmask.decoding.common import prefill, settle, speculation
-from unmask.decoding.lookup import LOOKUP_LENGTH, continuation
-from unmask.decoding.quadspec import Layout, accepted_run, layout_of, obedient, plan_of, settle_layout
-from unmask.types import Draft, Outcome, Plan, Request, Rows, Speculation, State
+from unmask.decoding.learning import (
+    CONFIDENCE_BINS,
+    LOOKUPS,
+    accepted_run,
+    counted,
+    estimate,
+    faded,
+    judged,
+    padded,
+    reach,
+    trusts,
+)
+from unmask.decoding.lookup import looked_up
+from unmask.decoding.quadspec import Layout, layout_of, plan_of, settle_layout
+from unmask.types import Outcome, Plan, Request, Rows, Speculation, State
 
-CONFIDENCE_BINS = 8
-PRIOR_WEIGHT = 3.0
-FADE = 0.98
 # Forward times in units of a one-row forward, for when nothing was measured: flat at first, then linear in rows.
 DEFAULT_COSTS = ((1, 1.0), (32, 1.4), (256, 6.0))
-DEFAULT_ACCEPTANCE = 0.7
 MASK_CHOICES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
-# Prior acceptance of a token that was looked up, by how many tokens before it matched: 1, 2, ...; the last: or more.
-LOOKUP_PRIOR = (0.3, 0.45, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
 # Where the counts of the draft slots begin.
-SLOTS = CONFIDENCE_BINS + len(LOOKUP_PRIOR)
+SLOTS = LOOKUPS + CONFIDENCE_BINS
 
 
 def start(request: Request) -> State:
-    """memory: counts by draft confidence, then by length of a lookup's match, then one per draft slot."""
+    """memory: counts by length of a lookup's match, then by draft confidence, then one per draft slot."""
     slots = speculation(State(request)).draft_block_size
     return State(request, memory=((0.0, 0.0),) * (SLOTS + slots), matcher=request.constraint)
 
@@ -53,31 +59,10 @@ def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
 
 def better_draft(state: State) -> State:
     """The state with what was looked up for its draft, where more of that is expected to be accepted."""
-    settings = speculation(state)
-    if not settings.lookup or settings.draft_block_size < 2 or not state.output:
+    found = looked_up(state)
+    if sum(reach(trusts(state.memory, found))) <= sum(reach(trusts(state.memory, state.draft))):
         return state
-    match, tokens = continuation(state.ids, settings.lookup, min(LOOKUP_LENGTH, state.remaining - 1))
-    found = tuple(Draft(token, 0.0, -1, 0.0, match + i) for i, token in enumerate(tokens))
-    ahead = obedient(replace(state, draft=found))
-    if sum(reach(trusts(state, ahead.draft))) <= sum(reach(trusts(state, state.draft))):
-        return state
-    return ahead
-
-
-def trusts(state: State, drafted: Sequence[Draft]) -> list[float]:
-    """Probability of each drafted token to be accepted if all before it were."""
-    return [estimate(state.memory[kind_of(draft)], prior_of(draft)) for draft in drafted]
-
-
-def prior_of(draft: Draft) -> float:
-    return LOOKUP_PRIOR[min(draft.matched, len(LOOKUP_PRIOR)) - 1] if draft.matched else draft.prob
-
-
-def kind_of(draft: Draft) -> int:
-    """Place in the memory of what is known about drafts like this one."""
-    if draft.matched:
-        return CONFIDENCE_BINS + min(draft.matched, len(LOOKUP_PRIOR)) - 1
-    return bin_of(draft.prob)
+    return replace(state, draft=found)
 
 
 def learn(state: State, verify: int, rows: Rows) -> tuple[tuple[float, float], ...]:
@@ -87,40 +72,23 @@ def learn(state: State, verify: int, rows: Rows) -> tuple[tuple[float, float], .
     What was not verified counts at its index with what it is trusted with, as often as all before it are expected to
     stand: what gets verified is chosen for being sure, and alone would say too much of drafts.
     """
-    memory = [(won * FADE, tried * FADE) for won, tried in state.memory]
     drafted = state.draft[:verify]
-    accepted = accepted_run(drafted, rows)
+    accepted = accepted_run([draft.token for draft in drafted], rows)
+    memory = judged(faded(state.memory), drafted, accepted)
     for i, draft in enumerate(drafted[: accepted + 1]):
-        for place in (kind_of(draft),) if draft.matched else (kind_of(draft), SLOTS + i):
-            won, tried = memory[place]
-            memory[place] = (won + (i < accepted), tried + 1.0)
+        if not draft.matched:
+            memory = counted(memory, SLOTS + i, i < accepted, 1.0)
     rest = [draft for draft in state.draft[verify:] if not draft.matched] if accepted == len(drafted) else []
-    for i, (before, after) in enumerate(pairwise(reach(trusts(state, rest))), SLOTS + verify):
-        won, tried = memory[i]
-        memory[i] = (won + after, tried + before)
-    return tuple(memory)
-
-
-def bin_of(prob: float) -> int:
-    return min(int(prob * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)
-
-
-def estimate(count: tuple[float, float], prior: float) -> float:
-    """Acceptance probability from (accepted, tried) counts and a prior worth PRIOR_WEIGHT trials."""
-    return (count[0] + PRIOR_WEIGHT * prior) / (count[1] + PRIOR_WEIGHT)
+    for i, (before, after) in enumerate(pairwise(reach(trusts(state.memory, rest))), SLOTS + verify):
+        memory = counted(memory, i, after, before)
+    return memory
 
 
 def slot_profile(state: State) -> list[float]:
     """Estimated acceptance of draft slot 1, 2, ... given that all before it were accepted."""
     settings = speculation(state)
-    prior = settings.profile or (DEFAULT_ACCEPTANCE,)
     counts = state.memory[SLOTS:]
-    return [estimate(count, prior[min(i, len(prior) - 1)]) for i, count in enumerate(counts)]
-
-
-def reach(probabilities: Sequence[float]) -> list[float]:
-    """P(the first j are all accepted), j = 0, 1, ..."""
-    return list(accumulate(probabilities, lambda a, b: a * b, initial=1.0))
+    return list(map(estimate, counts, padded(settings.profile, len(counts))))
 
 
 @lru_cache(maxsize=64)
@@ -166,7 +134,7 @@ def layout(state: State) -> Layout:
     base = len(state.ids) - state.kept
     lead = 0 if state.request.traits.seed == "causal" else 1
     drafted = state.draft[:room]
-    trust = trusts(state, drafted)
+    trust = trusts(state.memory, drafted)
     reached = reach(trust)
     gains = expected_gains(settings, profile, room)
     widest = lead + max(masks for masks, _ in gains)

@@ -4,10 +4,11 @@ acceptance seen so far. Never fastdiffuser: that changes the text, which is the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from unmask.decoding.adaptivespec import DEFAULT_ACCEPTANCE, price, reach, surcharge
+from unmask.decoding.adaptivespec import price, surcharge
+from unmask.decoding.learning import padded, reach
+from unmask.decoding.linearspec import round_tokens
 from unmask.types import Request, Speculation, Traits
 
 DRAFT_BLOCKS = (2, 4, 8, 16, 32)
@@ -73,16 +74,10 @@ def choose(traits: Traits, settings: Speculation) -> tuple[str, int]:
     return "adaptivespec", most
 
 
-def padded(profile: Sequence[float], slots: int) -> list[float]:
-    known = list(profile) or [DEFAULT_ACCEPTANCE]
-    return [known[min(i, len(known) - 1)] for i in range(slots)]
-
-
 def linear_rate(settings: Speculation, block: int) -> float:
     """Tokens per one-row forward time of rounds of `block`: AR's step with a draft behind it, and a verify forward."""
-    tokens = 1 + sum(reach(padded(settings.profile, max(block - 2, 0))))
     time = price(settings.costs, block + 1) + surcharge(settings, block) + price(settings.costs, max(block - 1, 1))
-    return tokens / time
+    return round_tokens(settings, block) / time
 
 
 def adaptive_rate(settings: Speculation, most: int) -> float:

@@ -48,10 +48,10 @@ class Banned:
             return self.inner.ending(budget, tokens)
         return (lowest(self.allowed(budget)),) * max(tokens, 1)
 
-    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int) -> Ids:
+    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int, reach: int) -> Ids:
         free = [self.unbanned(slot, self.at + i) for i, slot in enumerate(slots)]
         if self.inner is not None:
-            return self.inner.fill(free, known, budget)
+            return self.inner.fill(free, known, budget, reach)
         return tuple(slot if isinstance(slot, int) else max(slot, key=lambda pair: pair[1])[0] for slot in free)
 
     def unbanned(self, slot: Choices | int, index: int) -> Choices | int:

@@ -61,8 +61,7 @@ def open_block(state: State, position: int) -> State:
     if request.room and request.traits.gap_end is not None:
         whole = min(size, len(request.prompt) + request.room - position)
         block += (Slot(request.traits.gap_end, FROZEN, 1.0),) * (whole - unknown)
-    way = () if state.matcher is None else state.matcher.ending(state.remaining, unknown)[:unknown]
-    return replace(state, block=block, block_start=start, block_step=0, way=way)
+    return replace(state, block=block, block_start=start, block_step=0, way=())
 
 
 def limit(request: Request) -> int:
@@ -129,16 +128,16 @@ def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
     step = step_of(state)
     if wants_seed(state):
         slot = Slot(rows[0].id, COMMITTED, rows[0].prob, 0, step, rows[0].logprob, rows[0].top)
-        state = with_seed(state, slot.token)
         seeded = close_at_stop(state, [slot, *state.block[1:]])
         return advance(state, plan, seeded, keep=plan.rows, revisions=0, denoised=False)
     masked, placed = asked(state)
     settings = settings_of(state)
     candidates = list(zip(masked, rows[: len(masked)], strict=True))
-    if state.matcher is not None:
-        state, candidates = along_the_way(state, candidates)
-        masked = [i for i, _ in candidates]
     last = settings.steps is not None and state.block_step + 1 >= settings.steps
+    if state.matcher is not None:
+        far = candidates[-1][0] if last else last_hope(candidates, settings)
+        state, candidates = along_the_way(state, candidates, far)
+        masked = [i for i, _ in candidates]
     chosen = masked if last or not masked else choose(candidates, settings, state.block_step, len(state.block))
     fixed = settings.revision_threshold is None
     block = list(state.block)
@@ -174,26 +173,34 @@ def allowed_first(state: State, masked: Sequence[int], others: int) -> tuple[IdS
     return (allowed_at(state, found)[-1], *(None,) * (len(masked) - 1 + others))
 
 
-def with_seed(state: State, seed: int) -> State:
-    """The state with a way that begins with the seed, where the text is constrained."""
-    after = None if state.matcher is None else state.matcher.take(seed, state.remaining)
-    if after is None:
-        return state
-    size = len(open_slots(state))
-    return replace(state, way=(seed, *after.ending(state.remaining - 1, size - 1))[:size])
+def last_hope(candidates: Sequence[tuple[int, Row]], settings: Diffusion) -> int:
+    """The last slot that `choose` might place, whatever the constraint makes of the candidates: where it goes by a
+    threshold, one that may be so sure, or surer than the first, whose pick is allowed and stays."""
+    threshold, margin = settings.confidence_threshold, settings.sampler == "margin"
+    if threshold is None or settings.sampler == "entropy":
+        return candidates[-1][0]
+    bound = min(threshold, certainty(candidates[0][1], settings))
+
+    def most(row: Row) -> float:
+        best = math.exp(row.top[0][1]) if row.top else 0.0
+        return max(certainty(row, settings), best - row.prob if margin else best)
+
+    return max((i for i, row in candidates if most(row) >= bound), default=candidates[0][0])
 
 
-def along_the_way(state: State, candidates: Sequence[tuple[int, Row]]) -> tuple[State, list[tuple[int, Row]]]:
-    """The likeliest way through the block that the constraint allows, and its masked slots, each with the token of that
-    way as its pick. Whatever is placed of it, the rest can still be filled and the text ended in budget."""
+def along_the_way(state: State, candidates: Sequence[tuple[int, Row]], far: int) -> tuple[State, list[tuple[int, Row]]]:
+    """The likeliest way through the block that the constraint allows, at least up to slot `far` and the last placed
+    one, and its masked slots, each with the token of that way as its pick. Whatever is placed of it, the rest can still
+    be filled and the text ended in budget."""
     assert state.matcher is not None
     proposed, slots = dict(candidates), open_slots(state)
+    reach = max((i + 1 for i in slots if i <= far or state.block[i].state is not MASKED), default=slots.start)
     choices: list[Choices | int] = [proposals(proposed[i]) if i in proposed else state.block[i].token for i in slots]
     first = candidates[0][0] - slots.start
     if 0 <= first < len(choices):
         # All before it is certain, and so is what may stand there: its pick was made among that.
         choices[first] = ((candidates[0][1].id, 0.0),)
-    way = state.matcher.fill(choices, state.way, state.remaining)
+    way = state.matcher.fill(choices, state.way, state.remaining, reach - slots.start)
     wanted = state.request.logprobs
     chosen = list[tuple[int, Row]]()
     for i, token in zip(slots, way, strict=False):
@@ -220,6 +227,8 @@ def closed_at_end(state: State, block: tuple[Slot, ...]) -> tuple[Slot, ...]:
     last = slots.start + len(state.way)
     if last >= slots.stop or any(block[i].state is MASKED for i in range(slots.start, last)):
         return block
+    if len(places(state, state.way)) > len(state.way):
+        return block  # the way has not been looked for any further, and the text may go on
     return tuple(slot if i < last or i >= slots.stop else slot._replace(state=FROZEN) for i, slot in enumerate(block))
 
 
@@ -235,16 +244,18 @@ def choose(candidates: Sequence[tuple[int, Row]], settings: Diffusion, step: int
             total, count = total + row.entropy, count + 1
         return [i for i, _ in ranked[:count]]
 
-    def score(row: Row) -> float:
-        return row.prob - row.second_prob if settings.sampler == "margin" else row.prob
-
-    ranked = sorted(candidates, key=lambda pair: -score(pair[1]))
+    ranked = sorted(candidates, key=lambda pair: -certainty(pair[1], settings))
     if settings.confidence_threshold is None:
         steps = settings.steps or size
         share = max(1, size // steps + (step < size % steps))
         return [i for i, _ in ranked[:share]]
-    sure = [i for i, row in ranked if score(row) >= settings.confidence_threshold]
+    sure = [i for i, row in ranked if certainty(row, settings) >= settings.confidence_threshold]
     return sure or [ranked[0][0]]
+
+
+def certainty(row: Row, settings: Diffusion) -> float:
+    """What slots are ranked by, where it is not the entropy of their rows."""
+    return row.prob - row.second_prob if settings.sampler == "margin" else row.prob
 
 
 def close_at_stop(state: State, block: list[Slot]) -> tuple[Slot, ...]:

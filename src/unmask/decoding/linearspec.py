@@ -3,12 +3,15 @@
 Nemotron-Labs-Diffusion's `linear_spec_generate`, arXiv 2607.05722 section 3.3, and one row more: the draft forward is
 AR's step too, so the token after the seed is the verifier's own and drafts begin behind it. With sampling, draft and
 verifier pick under the same keyed noise, so a round accepts whenever both distributions lead to the same pick.
+Where what followed the same tokens before is expected to bring more per forward, a round verifies that at once
+(`lookup`): it has no draft forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from unmask.decoding import ar
 from unmask.decoding.common import (
@@ -26,14 +29,48 @@ from unmask.decoding.common import (
     token_of,
 )
 from unmask.decoding.fastdiffuser import choose
+from unmask.decoding.learning import LOOKUPS, accepted_run, counted, estimate, faded, judged, padded, reach, trusts
+from unmask.decoding.lookup import looked_up
 from unmask.decoding.quadspec import chained
-from unmask.types import Diffusion, Frame, Outcome, Plan, Request, Rows, Slot, SlotState, Span, State
+from unmask.types import (
+    Diffusion,
+    Draft,
+    Frame,
+    Ids,
+    Outcome,
+    Plan,
+    Request,
+    Rows,
+    Slot,
+    SlotState,
+    Span,
+    Speculation,
+    State,
+)
 
 MASKED, TENTATIVE = SlotState.MASKED, SlotState.TENTATIVE
+# Where (tokens, forwards) of the rounds that drafted are counted: behind what is known of lookups.
+DRAFTED = LOOKUPS
 
 
 def start(request: Request) -> State:
-    return State(request, matcher=request.constraint)
+    """memory: counts by length of a lookup's match, then of the rounds that drafted."""
+    return State(request, memory=((0.0, 0.0),) * (DRAFTED + 1), matcher=request.constraint)
+
+
+def round_tokens(settings: Speculation, block: int) -> float:
+    """Expected tokens of a round of two forwards: AR's, the accepted ones and one more."""
+    return 1 + sum(reach(padded(settings.profile, max(block - 2, 0))))
+
+
+def copied(state: State) -> tuple[Draft, ...]:
+    """What is verified without a draft forward: what was looked up, where more tokens are expected of that forward than
+    rounds that draft bring per forward."""
+    if state.block or not (found := looked_up(state)):
+        return ()
+    settings = speculation(state)
+    usual = estimate(state.memory[DRAFTED], round_tokens(settings, settings.draft_block_size) / 2)
+    return found if sum(reach(trusts(state.memory, found))) > usual else ()
 
 
 def drafting(state: State) -> bool:
@@ -52,17 +89,23 @@ def masks_after_seed(state: State) -> int:
 
 
 def need(state: State) -> Plan:
-    request = state.request
+    if found := copied(state):
+        return replace(verify_plan(state, tuple(draft.token for draft in found)), note=found)
     if drafting(state):
         return draft_plan(state)
     if chunk := prefill(state, len(state.ids)):
         return chunk
+    return verify_plan(state, tuple(slot.token for slot in state.block))
+
+
+def verify_plan(state: State, drafted: Ids) -> Plan:
+    """AR's step, and behind it what was drafted, as far as a constraint lets it stand."""
     pending = state.ids[state.kept :]
-    drafted = tuple(slot.token for slot in state.block)
     found = places(state, drafted)
     tokens = pending + (drafted[: len(found) - 1] if found else drafted)
     rows = range(len(pending) - 1, len(tokens))
-    return make_plan(state, (Span(tokens, state.place),), (read_causal(request, 0, rows, allowed_at(state, found)),))
+    reads = (read_causal(state.request, 0, rows, allowed_at(state, found)),)
+    return make_plan(state, (Span(tokens, state.place),), reads)
 
 
 def draft_plan(state: State) -> Plan:
@@ -110,16 +153,32 @@ def before(slots: Sequence[Slot], i: int, seed: int, masked: Sequence[int]) -> i
 
 
 def consume(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:
+    if isinstance(plan.note, tuple):
+        return consume_copied(state, plan, plan.note, rows)
     if drafting(state):
-        return consume_draft(state, plan, rows)
-    if not state.block:
-        return ar.consume(state, plan, rows)
-    drafted = [slot.token for slot in state.block][: len(rows) - 1]
-    accepted = 0
-    while accepted < len(drafted) and rows[accepted].id == drafted[accepted]:
-        accepted += 1
+        after, outcome = consume_draft(state, plan, rows)
+    elif state.block:
+        accepted = accepted_run([slot.token for slot in state.block][: len(rows) - 1], rows)
+        after, outcome = settle_run(state, plan, accepted, rows, block=())
+    else:
+        after, outcome = ar.consume(state, plan, rows)
+    if not state.output:  # the prompt is no round
+        return after, outcome
+    memory = counted(faded(state.memory), DRAFTED, len(outcome.emit), 1.0)
+    return replace(after, memory=memory), outcome
+
+
+def consume_copied(state: State, plan: Plan, found: tuple[Draft, ...], rows: Rows) -> tuple[State, Outcome]:
+    """A round of one forward."""
+    accepted = accepted_run([draft.token for draft in found], rows)
+    memory = judged(faded(state.memory), found, accepted)
+    return settle_run(state, plan, accepted, rows, round=True, memory=memory)
+
+
+def settle_run(state: State, plan: Plan, accepted: int, rows: Rows, **changes: Any) -> tuple[State, Outcome]:
+    """The accepted run, and the verifier's token behind it."""
     emit = [token_of(row, step_of(state)) for row in rows[: accepted + 1]]
-    return settle(state, plan, keep=accepted + 1, emit=emit, block=())
+    return settle(state, plan, keep=accepted + 1, emit=emit, **changes)
 
 
 def consume_draft(state: State, plan: Plan, rows: Rows) -> tuple[State, Outcome]:

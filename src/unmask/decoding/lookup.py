@@ -5,7 +5,11 @@ Prompt lookup (Saxena 2023; `prompt_lookup_num_tokens` of transformers): good wh
 
 from __future__ import annotations
 
-from unmask.types import Ids
+from dataclasses import replace
+
+from unmask.decoding.common import speculation
+from unmask.decoding.quadspec import obedient
+from unmask.types import Draft, Ids, State
 
 # Tokens that are drafted at a time.
 LOOKUP_LENGTH = 16
@@ -32,3 +36,14 @@ def continuation(ids: Ids, shortest: int, length: int) -> tuple[int, Ids]:
         return 0, ()
     period = len(ids) - place
     return match, tuple(ids[place + i % period] for i in range(length))
+
+
+def looked_up(state: State) -> tuple[Draft, ...]:
+    """What followed the end of the text before, as a draft: no longer than what may be emitted, and as far as a
+    constraint lets it stand. Nothing where too little matches, or where the settings want no drafts."""
+    settings = speculation(state)
+    if not settings.lookup or settings.draft_block_size < 2 or not state.output:
+        return ()
+    match, tokens = continuation(state.ids, settings.lookup, min(LOOKUP_LENGTH, state.remaining - 1))
+    found = tuple(Draft(token, 0.0, -1, 0.0, match + i) for i, token in enumerate(tokens))
+    return obedient(replace(state, draft=found)).draft

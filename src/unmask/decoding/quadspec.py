@@ -6,7 +6,6 @@ set of groups, second-best alternatives beside the draft), so that `adaptivespec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from unmask.decoding.common import (
@@ -22,6 +21,7 @@ from unmask.decoding.common import (
     step_of,
     token_of,
 )
+from unmask.decoding.learning import accepted_run
 from unmask.types import Draft, Frame, Outcome, Plan, Request, Rows, Slot, SlotState, Span, State
 
 
@@ -103,7 +103,7 @@ def settle_layout(state: State, plan: Plan, rows: Rows, **changes: object) -> tu
     drafted = state.draft[: chosen.verify]
     picks, rows = rows[: chosen.verify + 1], rows[chosen.verify + 1 :]
     besides, rows = rows[: len(chosen.alternatives)], rows[len(chosen.alternatives) :]
-    accepted = accepted_run(drafted, rows=picks)
+    accepted = accepted_run([draft.token for draft in drafted], picks)
     emit = [token_of(row, step) for row in picks[: accepted + 1]]
     ahead = group_of(chosen.groups, accepted, rows, chosen.masks)
     if accepted in chosen.alternatives and picks[accepted].id == drafted[accepted].second:
@@ -133,14 +133,6 @@ def obedient(state: State) -> State:
             drafted = drafted._replace(second=-1, second_prob=0.0)
         draft.append(drafted)
     return replace(state, draft=tuple(draft))
-
-
-def accepted_run(drafted: Sequence[Draft], rows: Rows) -> int:
-    """How many leading drafted tokens the verifier picked too."""
-    accepted = 0
-    while accepted < len(drafted) and rows[accepted].id == drafted[accepted].token:
-        accepted += 1
-    return accepted
 
 
 def group_of(groups: tuple[int, ...], key: int, rows: Rows, masks: int) -> Rows:

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from unmask.config import EngineConfig
 from unmask.decoding import answer, auto, question, scratch_rows, strategy_of
-from unmask.decoding.adaptivespec import DEFAULT_ACCEPTANCE, SLOTS, estimate
-from unmask.decoding.auto import padded
+from unmask.decoding.adaptivespec import SLOTS
+from unmask.decoding.learning import DEFAULT_ACCEPTANCE, estimate, padded
 from unmask.engine.asking import Question, Questions
 from unmask.engine.known import Known, Table
 from unmask.engine.pages import Pages

@@ -80,7 +80,7 @@ def run_on(job: Job, prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def ways_of(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Name of a way -> options of `LM.generate`; AR first."""
+    """Name of a way -> options of `measures.generated`; AR first."""
     drafts = {"mode": "self-speculation", "draft_block_size": settings.draft_block_size}
     diffusers = {diffuser(t): {"mode": "fastdiffuser", "confidence_threshold": t} for t in THRESHOLDS}
     return {"ar": {"mode": "ar"}, **{way: drafts | options for way, options in SPECULATION.items()}, **diffusers}
@@ -107,8 +107,8 @@ def sample(lm: LM, prompt: Prompt, size: int, settings: Settings) -> Row:
     commit of a block rides with the first denoise of the next, as in fastdiffuser, and is no forward of its own.
     """
     ids = prompt.ids(lm)
-    options = {"mode": "fastdiffuser", "block_size": size, "schedule": True, "max_tokens": settings.max_tokens}
-    _, serial = generated(lm, ids, **options)
+    options: dict[str, Any] = {"mode": "fastdiffuser", "block_size": size, "schedule": True}
+    _, serial = generated(lm, ids, max_tokens=settings.max_tokens, **options)
     # Whole blocks, up to the one in which the answer ends.
     end = tokens_until(lm.tokenizer, serial["ids"], prompt.stop) if prompt.stop else len(serial["ids"])
     blocks, room = list[Found](), settings.max_tokens

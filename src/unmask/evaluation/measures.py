@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from unmask.evaluation.bootstrap import Pairs, difference, summary
 from unmask.evaluation.rows import Row
-from unmask.lm import LM, Generation
-from unmask.types import Ids
+from unmask.lm import LM, Generation, options_of
+from unmask.types import Ids, Speculation
 
 # Measure -> the fields it needs, and (numerator, denominator) of a row that has them.
 MEASURES: dict[str, tuple[tuple[str, ...], Callable[[Row], tuple[float, float]]]] = {
@@ -81,10 +82,18 @@ def compared(before: Sequence[Row], after: Sequence[Row]) -> dict[str, Any]:
     return {name: difference(pairs_of(name, before), pairs_of(name, after)) for name in names}
 
 
-def generated(lm: LM, ids: Ids, **options: Any) -> tuple[Generation, Row]:
-    """A generation, alone on the engine, and what a row holds of it."""
+def generated(lm: LM, ids: Ids, *, costs: tuple[tuple[int, float], ...] = (), **options: Any) -> tuple[Generation, Row]:
+    """A generation, alone on the engine, and what a row holds of it.
+
+    costs: (rows, seconds) of forwards that adaptivespec is to go by, instead of those measured here. options: of
+    `LM.generate`.
+    """
     begun = time.process_time()
-    done = lm.generate(ids, **options)
+    request, follow = lm.prepare(ids, options_of(options))
+    if costs:
+        assert isinstance(request.settings, Speculation)
+        request = replace(request, settings=replace(request.settings, costs=costs))
+    done = lm.finish(lm.submit(request, follow))
     return done, row_of(done, time.process_time() - begun)
 
 
@@ -115,8 +124,8 @@ def row_of(done: Generation, cpu: float) -> Row:
 def until(row: Row, tokens: int) -> Row:
     """The counts of a row had it ended after so many of its tokens (at least one of them not of the prefill).
 
-    A round of linearspec emits in two forwards, of the others in one: as many rounds as those of the whole row's
-    forwards that emitted by then, and one that was begun counts.
+    A round of linearspec emits in two forwards (in one where it looked up), of the others in one: as many rounds as
+    those of the whole row's forwards that emitted by then, and one that was begun counts.
     """
     steps, prefill = row["step"], row["prefill_tokens"]
     emitting, by_then = len(set(steps[prefill:])), len(set(steps[prefill:tokens]))

@@ -21,10 +21,10 @@ from unmask.lm.filling import Filler, Filling
 from unmask.lm.follow import Follow
 from unmask.lm.loading import Parts, load
 from unmask.lm.options import Options, default_mode, options_of, request_of
-from unmask.lm.patching import patch
+from unmask.lm.patching import patch, patch_all
 from unmask.lm.result import Event, Generation
 from unmask.lm.trace import Running, Trace
-from unmask.patching import Patched
+from unmask.patching import Mended, Patched
 from unmask.text import ChatTemplate, render_chat
 from unmask.types import Ids, Oracle, Request
 
@@ -221,6 +221,13 @@ class LM:
         what has to judge cannot be run.
         """
         return patch(self, text, path, given)
+
+    def patch_all(self, text: str | bytes, max_faults: int, *, path: str = "file.py", **given: Any) -> Mended:
+        """Patch one fault after the other of those that `from_diagnostic` (python, ruff or mypy) finds, at most so
+        many. After each accepted patch the tool is asked anew; a fault that cannot be mended is passed over. given and
+        errors: as `patch`.
+        """
+        return patch_all(self, text, path, max_faults, given)
 
     def prepare(self, ids: Ids, options: Options) -> tuple[Request, Follow]:
         """What an engine runs, and what makes text of its updates: for those who step the engine themselves."""

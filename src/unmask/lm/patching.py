@@ -14,14 +14,16 @@ from unmask.lm.fill import Filled, fill
 from unmask.lm.filling import IN_PLACE, LONG_TOKEN, PREFIX, SUFFIX_TOKENS, Filling
 from unmask.lm.options import Options, options_of
 from unmask.lm.ranking import Score, scores
-from unmask.patching import Asked, Candidate, Gap, Patched, task_of
+from unmask.patching import Asked, Candidate, Gap, Mended, Patched, series_of, task_of
 
 if TYPE_CHECKING:
     from unmask.lm.lm import LM
+    from unmask.text import Tokenizer
 
 VARIETY = 0.8  # temperature of further candidates where none is given
 SPARE = 24  # tokens that a filling may be longer than twice what it replaces
 PREFIX_TOKENS = 1024  # of what is before a gap are shown
+CONTEXT_TOKENS = 1024  # of other files
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,16 @@ class ModelFills:
         return [*made, self.fill(gap, warm, missing)] if missing > 0 else made
 
     def near(self, gap: Gap, room: int) -> Gap:
-        """With as much before and after it as fits beside the room; what is before begins with a line."""
+        """With as much before and after it as fits beside the room; what is before begins with a line. Other files
+        have what is left then."""
         tokenizer, context = self.lm.tokenizer, self.lm.config.max_position
         before = tokenizer.encode(gap.prefix[-PREFIX_TOKENS * LONG_TOKEN :])
         after = tokenizer.encode(gap.suffix[: SUFFIX_TOKENS * LONG_TOKEN])[: min(SUFFIX_TOKENS, context // 4)]
-        most = max(min(context - room - len(after) - 8, PREFIX_TOKENS), 1)  # 8: for the tokens that a layout adds
+        free = context - room - len(after) - 8  # for the tokens that a layout adds
+        most = max(min(free, PREFIX_TOKENS), 1)
         prefix = gap.prefix if len(before) <= most else tokenizer.decode(before[-most:]).partition("\n")[2]
-        return replace(gap, prefix=prefix, suffix=tokenizer.decode(after))
+        others = beginnings(tokenizer, gap.context, min(free - min(len(before), most), CONTEXT_TOKENS))
+        return replace(gap, prefix=others + prefix, suffix=tokenizer.decode(after))
 
     def fill(self, gap: Gap, options: Options, count: int) -> Filled:
         filling = replace(self.filling, candidates=count)
@@ -91,6 +96,21 @@ class ModelFills:
         return [Candidate(text, known[text]) for text in sorted(known, key=lambda text: -known[text])], len(known)
 
 
+def beginnings(tokenizer: Tokenizer, files: Sequence[str], room: int) -> str:
+    """As many whole lines from the beginning of each file as fit into its share of the room, in tokens; where one needs
+    less, the others have more. Short ones first, so that none is cut for one that is long."""
+    shown = dict[int, str]()
+    for done, number in enumerate(sorted(range(len(files)), key=lambda number: len(files[number]))):
+        text = files[number]
+        share = max(room // (len(files) - done) - 2, 0)  # 2: for an end, and for tokens cut otherwise where texts meet
+        kept = tokenizer.decode(tokenizer.encode(text[: share * LONG_TOKEN])[:share])
+        lines = kept[: kept.rfind("\n") + 1]
+        some = f"{lines}\n" if "\n" in lines.strip() else ""  # more than its name
+        shown[number] = text if kept == text else some
+        room -= len(tokenizer.encode(shown[number])) + 1
+    return "".join(shown[number] for number in range(len(files)))
+
+
 def fills_of(
     lm: LM, options: Mapping[str, Any], layout: str | None = None, heal: bool | None = None, untrained: bool = False
 ) -> ModelFills:
@@ -100,15 +120,30 @@ def fills_of(
         warnings.warn(
             "this model has not learned to fill gaps: it continues what is before one, and what follows chooses where"
             " to stop",
-            stacklevel=4,
+            stacklevel=5,
         )
     return ModelFills(lm, options_of(options), filling)
 
 
 def patch(lm: LM, text: str | bytes, path: str, given: Mapping[str, Any]) -> Patched:
     """See `LM.patch`."""
+    asked, fills = parted(lm, given)
+    return task_of(as_bytes(text), path, asked).run(fills)
+
+
+def patch_all(lm: LM, text: str | bytes, path: str, max_faults: int, given: Mapping[str, Any]) -> Mended:
+    """See `LM.patch_all`."""
+    asked, fills = parted(lm, given)
+    return series_of(as_bytes(text), path, asked, max_faults).run(fills)
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def parted(lm: LM, given: Mapping[str, Any]) -> tuple[Asked, ModelFills]:
+    """What is asked for, and who fills."""
     own = {name: value for name, value in given.items() if name in Asked.__slots__}
     how = {name: given[name] for name in ("layout", "heal", "untrained") if name in given}
     fills = fills_of(lm, {name: value for name, value in given.items() if name not in {*own, *how}}, **how)
-    data = text.encode() if isinstance(text, str) else text
-    return task_of(data, path, Asked(**own)).run(fills)
+    return Asked(**own), fills

@@ -5,6 +5,7 @@ Models are unknown here: whoever fills is a callable (`Fills`), whoever judges a
 
 from unmask.patching.change import FileChangedError
 from unmask.patching.patch import Candidate, Fills, Gap, Patched, Trial, VerifierError
+from unmask.patching.series import Mended, Series, series_of
 from unmask.patching.task import Asked, Task, task_of
 
 __all__ = [
@@ -13,9 +14,12 @@ __all__ = [
     "FileChangedError",
     "Fills",
     "Gap",
+    "Mended",
     "Patched",
+    "Series",
     "Task",
     "Trial",
     "VerifierError",
+    "series_of",
     "task_of",
 ]

@@ -24,12 +24,14 @@ def rows(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
-def replace_file(file: Path, before: bytes, after: bytes) -> None:
+def replace_file(file: Path, before: bytes, after: bytes, backup: bool = False) -> Path | None:
     """Write the file, whole or not at all, with the rights it has; a link stays one.
 
-    FileChangedError where it is no longer what was read.
+    backup: keep what it was beside it, under a name that is free, and give that name. FileChangedError where the file
+    is no longer what was read.
     """
     target = file.resolve()
+    old: Path | None = None
     with NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}-", delete=False) as part:
         try:
             part.write(after)
@@ -38,7 +40,28 @@ def replace_file(file: Path, before: bytes, after: bytes) -> None:
             os.chmod(part.name, target.stat().st_mode)
             if target.read_bytes() != before:
                 raise FileChangedError(f"{file} has changed since it was read: nothing is written")
+            old = kept(target, before) if backup else None
             os.replace(part.name, target)
         except BaseException:
             Path(part.name).unlink(missing_ok=True)
+            if old is not None:
+                old.unlink(missing_ok=True)
             raise
+    return old
+
+
+def kept(target: Path, data: bytes) -> Path:
+    """A copy as NAME.orig, or NAME.orig2 and so on: what is there already stays."""
+    number = 1
+    while True:
+        copy = target.with_name(f"{target.name}.orig{number if number > 1 else ''}")
+        try:
+            with copy.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            number += 1
+        else:
+            os.chmod(copy, target.stat().st_mode)
+            return copy

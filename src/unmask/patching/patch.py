@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 from unmask.patching.change import replace_file, unified
 from unmask.patching.imports import import_place, imports_of, names_missing
 from unmask.patching.judging import Judged, Judgement, compare
+from unmask.patching.showing import Shown
 from unmask.patching.source import Source
 from unmask.patching.tree import grown
 from unmask.types import ByteSpan, Oracle, Violation
@@ -28,7 +29,7 @@ class VerifierError(RuntimeError):
 @dataclass(frozen=True, slots=True)
 class Gap:
     """What a model is to fill. old: what stands there now. count: fillings wanted. choices: if there are any, the
-    filling is one of these."""
+    filling is one of these. context: other files to be seen before the prefix, as far as there is room."""
 
     prefix: str
     suffix: str
@@ -36,6 +37,7 @@ class Gap:
     level: str
     count: int
     choices: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,12 @@ class Patched:
         """The patched file; as it was, where nothing was accepted."""
         return self.chosen.after.data if self.accepted and self.chosen else self.before.data
 
-    def write(self, file: Path) -> None:
-        """Change the file, whole or not at all. ValueError without an accepted patch; FileChangedError where the file
-        is no longer the one that was patched."""
+    def write(self, file: Path, backup: bool = False) -> Path | None:
+        """Change the file, whole or not at all. backup: keep the old one beside it, and give its name. ValueError
+        without an accepted patch; FileChangedError where the file is no longer the one that was patched."""
         if not self.accepted:
             raise ValueError("no candidate was accepted: there is nothing to write")
-        replace_file(file, self.before.data, self.data)
+        return replace_file(file, self.before.data, self.data, backup)
 
 
 def patch(
@@ -117,12 +119,13 @@ def patch(
     targets: Sequence[Violation],
     grow: str | None,
     candidates: int,
+    shown: Shown,
 ) -> Patched:
     """Patch one part of a file.
 
     oracles: asked in this order, so the quick ones first. before: what they said of the file. targets: faults of these
     that have to go. grow: the largest level that the part may grow to (`tree.LEVELS`); None: it stays. candidates: so
-    many at each level. Raises ValueError for wrong settings.
+    many at each level. shown: what the model sees beside the file. Raises ValueError for wrong settings.
     """
     if not 1 <= candidates <= 64:
         raise ValueError(f"candidates must be between 1 and 64, got {candidates}")
@@ -130,10 +133,11 @@ def patch(
     wanted = tuple(targets)
     levels = grown(source, span, grow)
     trials, forwards = list[Trial](), 0
-    for gap, place in gaps(source, levels, wanted, candidates):
+    for gap, place in gaps(source, levels, wanted, candidates, shown):
         found, cost = fills(gap)
         forwards += cost
         for candidate in found[:candidates]:
+            candidate = replace(candidate, text=shown.unsaid(candidate.text))
             trial = tried(source, gap, place, candidate, oracles, before, wanted, path)
             trials.append(trial)
             if trial.judgement.accepted:
@@ -144,7 +148,7 @@ def patch(
 
 
 def gaps(
-    source: Source, levels: Sequence[tuple[str, ByteSpan]], targets: Sequence[Violation], count: int
+    source: Source, levels: Sequence[tuple[str, ByteSpan]], targets: Sequence[Violation], count: int, shown: Shown
 ) -> list[tuple[Gap, ByteSpan]]:
     """What to fill, one after the other. A name that is missing may be an import that is missing: where there is one
     that leads somewhere, it is tried before another name."""
@@ -152,8 +156,11 @@ def gaps(
     for name in names_missing(targets):
         if choices := tuple(imports_of(name)):
             place = import_place(source)
-            made.append((Gap(*source.seen(place), "", "import", count, choices), place))
-    return made + [(Gap(*source.seen(place), source.inside(place), level, count), place) for level, place in levels]
+            made.append((Gap(*source.seen(place), "", "import", count, choices, shown.context), place))
+    for level, place in levels:
+        around = shown.before(source, place), source.seen(place)[1]
+        made.append((Gap(*around, source.inside(place), level, count, context=shown.context), place))
+    return made
 
 
 def tried(

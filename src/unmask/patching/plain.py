@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.patching.patch import Patched, Trial
+from unmask.patching.series import Mended
 from unmask.patching.source import Source
 from unmask.types import ByteSpan, Violation
 
@@ -31,6 +32,24 @@ def as_object(patched: Patched) -> dict[str, Any]:
         },
         "candidates": [tried(trial) for trial in patched.trials],
         "timings": {"forwards": patched.forwards, "seconds": round(patched.seconds, 3)},
+    }
+
+
+def series_object(mended: Mended) -> dict[str, Any]:
+    """Everything about several patches of a file, under the names of `as_object`; patches: each of them by itself."""
+    each = [as_object(one) for one in mended.patches]
+    for one in each:
+        del one["new_text"]  # the whole file, many times over
+    spent = {name: sum(one["timings"][name] for one in each) for name in ("forwards", "seconds")}
+    return {
+        "file": mended.path,
+        "status": mended.status,
+        "mended": mended.mended,
+        "diff": mended.diff,
+        "new_text": mended.after.data.decode() if mended.accepted else None,
+        "left": [fault(mended.after, one) for one in mended.left],
+        "patches": each,
+        "timings": spent | {"seconds": round(spent["seconds"], 3)},
     }
 
 
@@ -72,6 +91,14 @@ def summary(patched: Patched) -> str:
     fixed = ", ".join(dict.fromkeys(map(told, chosen.judgement.mended)))
     why = f"mends {fixed}" if fixed else "no fault was known there, and none is new"
     return f"accepted, level {chosen.level}: {why} ({cost})"
+
+
+def series_summary(mended: Mended) -> str:
+    """One line for people."""
+    left = ", ".join(dict.fromkeys(map(told, mended.left))) or "nothing"
+    tries = sum(len(one.trials) for one in mended.patches)
+    cost = f"{tries} candidate{'s' * (tries != 1)}, {sum(one.forwards for one in mended.patches)} forwards"
+    return f"{mended.mended} of {len(mended.patches)} faults mended ({cost}); left: {left}"
 
 
 def told(one: Violation) -> str:

@@ -149,12 +149,12 @@ def read(tool: str, text: str) -> list[Report]:
     return READERS[tool](text)
 
 
-def about(reports: Sequence[Report], path: str, code: str | None = None) -> Report:
-    """The first one about a file, with that code if one is given; ValueError, saying what there is, without one."""
+def about(reports: Sequence[Report], path: str, code: str | None = None) -> list[Report]:
+    """Those about a file, with that code if one is given; ValueError, saying what there is, without any."""
     here = [report for report in reports if same_file(report.file, path)]
     chosen = [report for report in here if code is None or report.code == code]
     if chosen:
-        return chosen[0]
+        return chosen
     if here:
         codes = ", ".join(dict.fromkeys(report.code for report in here))
         raise ValueError(f"select: the report has no {code} for {path}; it has {codes}")

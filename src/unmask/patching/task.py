@@ -6,6 +6,7 @@ be gone afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,11 +18,13 @@ from unmask.patching.oracles.python import NOT_PYTHON, Imports, Names
 from unmask.patching.oracles.syntax import Syntax
 from unmask.patching.oracles.tools import RULES, Mypy, Ruff
 from unmask.patching.patch import Fills, Patched, VerifierError, patch
+from unmask.patching.showing import Shown, check_shown, shown_of
 from unmask.patching.source import Source
 from unmask.types import ByteSpan, Oracle, Violation
 
 OWN = "python"  # our own checks, as a place that diagnostics come from
 TOOLS = (OWN, *reports.READERS)
+RUN = ("pytest", "traceback")  # what is said of a run, which only another run can answer
 SELECTORS = ("lines", "range", "symbol", "marker", "from_diagnostic")
 
 
@@ -36,6 +39,8 @@ class Asked:
     grow: see `patch`; None: up to a statement for a diagnostic, and not at all for other selectors. candidates: at each
         level.
     oracles: more of them, commands included, asked after our own and before those of `verify`.
+    instruction: what is wanted, shown to the model as comments above the part. context: more files that it sees before
+        this one, texts by name. Neither is written.
     """
 
     lines: str | None = None
@@ -52,6 +57,8 @@ class Asked:
     grow: str | None = None
     candidates: int = 4
     oracles: tuple[Oracle, ...] = field(default=())
+    instruction: str | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         given = [name for name in SELECTORS if getattr(self, name) is not None]
@@ -64,6 +71,7 @@ class Asked:
             raise ValueError(f"from-diagnostic must be one of {', '.join(TOOLS)}, got {self.from_diagnostic!r}")
         if self.from_diagnostic is None and (self.report is not None or self.code is not None):
             raise ValueError("a report, and a code to select from it, belong to from-diagnostic")
+        check_shown(self.instruction, self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,7 @@ class Task:
     targets: tuple[Violation, ...]
     grow: str | None
     candidates: int
+    shown: Shown
 
     def run(self, fills: Fills) -> Patched:
         return patch(
@@ -90,6 +99,7 @@ class Task:
             before=self.before,
             grow=self.grow,
             candidates=self.candidates,
+            shown=self.shown,
         )
 
 
@@ -99,34 +109,74 @@ def task_of(data: bytes, path: str, asked: Asked) -> Task:
     Raises ValueError for a selector that does not fit the file or a fault that is not there; VerifierError where what
     has to judge cannot be run.
     """
-    source = Source.of(data, path)
-    tool = asked.from_diagnostic
-    made = (
+    source, oracles = Source.of(data, path), oracles_of(path, asked)
+    return task_on(source, path, asked, oracles, judged(source, path, oracles))
+
+
+def oracles_of(path: str, asked: Asked) -> tuple[Oracle, ...]:
+    """All that judge, in the order in which they are asked. ValueError where nobody could tell that a fault is gone."""
+    made = tuple(
         Command(command, path, asked.root, seconds=asked.seconds, confined=not asked.unconfined)
         for command in asked.verify
     )
     oracles = (*own_oracles(path, asked.root), *tool_oracles(asked), *asked.oracles, *made)
-    commands = {oracle.name for oracle in oracles if isinstance(oracle, Command)}
-    if tool in ("pytest", "traceback") and not commands:
-        raise ValueError(f"from-diagnostic {tool} needs verify: only a run can tell that the fault is gone")
-    whole = ByteSpan(source.first, len(source.data))
-    before = judge(oracles, source, whole, path)
+    if asked.from_diagnostic in RUN and not commands(oracles):
+        raise ValueError(
+            f"from-diagnostic {asked.from_diagnostic} needs verify: only a run can tell that the fault is gone"
+        )
+    return oracles
+
+
+def commands(oracles: Sequence[Oracle]) -> set[str]:
+    return {oracle.name for oracle in oracles if isinstance(oracle, Command)}
+
+
+def judged(source: Source, path: str, oracles: Sequence[Oracle]) -> Judged:
+    """What is wrong with a file before anything is changed. VerifierError where an oracle beside our own cannot say."""
+    before = judge(oracles, source, ByteSpan(source.first, len(source.data)), path)
     own = {oracle.name for oracle in own_oracles(path, None)}
     for said in before.said:  # of a file that does not parse yet, little can be known
         if said.verdict.status == "unknown" and said.oracle not in own and said.verdict != NOT_PYTHON:
             raise VerifierError(said.verdict.detail)
-    failing = tuple(fault for fault in before.faults if fault.source in commands)
+    return before
+
+
+def task_on(source: Source, path: str, asked: Asked, oracles: tuple[Oracle, ...], before: Judged) -> Task:
+    """`task_of`, of a file that was judged."""
+    tool = asked.from_diagnostic
+    failing = tuple(fault for fault in before.faults if fault.source in commands(oracles))
     invalid = tuple(fault for fault in before.faults if fault.code == INVALID)
     if tool is None:
         span = selected(source, asked)
         named = severe(before, span)
+    elif tool in RUN:
+        span = reported(source, path, asked)
+        named = severe(before, span)
+        if not failing:
+            raise ValueError(
+                f"the fault is not there: {' and '.join(sorted(commands(oracles)))} succeeds on {path} as it is"
+            )
     else:
-        span, named = diagnosed(source, path, asked, before, own)
-        if tool in ("pytest", "traceback") and not failing:
-            raise ValueError(f"the fault is not there: {' and '.join(sorted(commands))} succeeds on {path} as it is")
+        found = findings(source, path, asked, before)
+        if not found:
+            raise not_there(path, asked, before)
+        span, named = widened(source, found[0].span), (found[0],)
     targets = tuple(dict.fromkeys((*named, *invalid, *failing)))
-    grow = asked.grow or ("stmt" if tool is not None else None)
-    return Task(source, path, span, oracles, before, targets, grow, asked.candidates)
+    return aimed(source, path, asked, oracles, before, span, targets)
+
+
+def aimed(
+    source: Source,
+    path: str,
+    asked: Asked,
+    oracles: tuple[Oracle, ...],
+    before: Judged,
+    span: ByteSpan,
+    targets: tuple[Violation, ...],
+) -> Task:
+    grow = asked.grow or ("stmt" if asked.from_diagnostic is not None else None)
+    shown = shown_of(path, asked.instruction, asked.context)
+    return Task(source, path, span, oracles, before, targets, grow, asked.candidates, shown)
 
 
 def own_oracles(path: str, root: Path | None) -> tuple[Oracle, ...]:
@@ -166,30 +216,41 @@ def selected(source: Source, asked: Asked) -> ByteSpan:
     return span
 
 
-def diagnosed(
-    source: Source, path: str, asked: Asked, before: Judged, own: set[str]
-) -> tuple[ByteSpan, tuple[Violation, ...]]:
-    """The part that a diagnostic points to, and the faults that it is about."""
-    tool = asked.from_diagnostic
-    assert tool is not None
-    if tool in ("pytest", "traceback"):
-        if asked.report is None:
-            raise ValueError(f"from-diagnostic {tool} needs its report")
-        span = reports.place(source, reports.about(reports.read(tool, asked.report), path, asked.code))
-        return span, severe(before, span)
-    mine = [fault for fault in before.faults if (fault.source in own if tool == OWN else fault.source == tool)]
-    chosen = [fault for fault in mine if asked.code is None or fault.code == asked.code]
-    if asked.report is not None:
-        if tool == OWN:
-            raise ValueError(f"from-diagnostic {OWN} asks our own checks, and takes no report")
-        told = reports.about(reports.read(tool, asked.report), path, asked.code)
-        chosen = [fault for fault in mine if (fault.code, fault.message) == (told.code, told.message)]
-        chosen.sort(key=lambda fault: abs(source.line(fault.span.start) - told.line))
-    if not chosen:
-        codes = ", ".join(dict.fromkeys(fault.code for fault in mine)) or "nothing"
-        raise ValueError(f"the fault is not there: {tool} finds {codes} in {path}")
-    first = max(chosen, key=lambda fault: fault.severity) if asked.report is None else chosen[0]
-    return widened(source, first.span), (first,)
+def reported(source: Source, path: str, asked: Asked) -> ByteSpan:
+    """The part that the report of a run points to."""
+    assert asked.from_diagnostic is not None
+    if asked.report is None:
+        raise ValueError(f"from-diagnostic {asked.from_diagnostic} needs its report")
+    return reports.place(source, reports.about(reports.read(asked.from_diagnostic, asked.report), path, asked.code)[0])
+
+
+def findings(source: Source, path: str, asked: Asked, before: Judged) -> list[Violation]:
+    """What a tool that can be asked finds in the file, the first to mend first: in the order of the report if there is
+    one, else of the file, and what is graver first."""
+    tool, mine = asked.from_diagnostic, said_by(path, asked, before)
+    if asked.report is None:
+        chosen = [fault for fault in mine if asked.code is None or fault.code == asked.code]
+        return sorted(chosen, key=lambda fault: -fault.severity)
+    if tool is None or tool == OWN:
+        raise ValueError(f"from-diagnostic {OWN} asks our own checks, and takes no report")
+    told = reports.about(reports.read(tool, asked.report), path, asked.code)
+    return list(dict.fromkeys(fault for one in told for fault in again(source, mine, one)))
+
+
+def said_by(path: str, asked: Asked, before: Judged) -> list[Violation]:
+    tool, own = asked.from_diagnostic, {oracle.name for oracle in own_oracles(path, None)}
+    return [fault for fault in before.faults if (fault.source in own if tool == OWN else fault.source == tool)]
+
+
+def not_there(path: str, asked: Asked, before: Judged) -> ValueError:
+    codes = ", ".join(dict.fromkeys(fault.code for fault in said_by(path, asked, before))) or "nothing"
+    return ValueError(f"the fault is not there: {asked.from_diagnostic} finds {codes} in {path}")
+
+
+def again(source: Source, faults: Sequence[Violation], told: reports.Report) -> list[Violation]:
+    """Faults that may be the one which was reported, the nearest to its line first."""
+    same = [fault for fault in faults if (fault.code, fault.message) == (told.code, told.message)]
+    return sorted(same, key=lambda fault: abs(source.line(fault.span.start) - told.line))
 
 
 def widened(source: Source, span: ByteSpan) -> ByteSpan:

@@ -21,7 +21,7 @@ RENAMED = {"generation_mode": "mode"}
 NOT_OPTIONS = {
     *("model", "n", "stream", "stream_options", "user", "safety_identifier", "return_token_details", "logprobs"),
     *("messages", "top_logprobs", "chat_template_kwargs", "add_generation_prompt", "prompt", "echo"),
-    *("suffix", "fim_mode", "tools", "tool_choice", "parallel_tool_calls"),
+    *("suffix", "fim_mode", "constrain", "tools", "tool_choice", "parallel_tool_calls"),
 }
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unmask.lm import LM, Filling, Options
+from unmask.lm.filling import GAP
 from unmask.lm.follow import Follow
 from unmask.server.asking import Prompt, limit_context
 from unmask.server.errors import bad
-from unmask.server.schema import Body
+from unmask.server.schema import CompletionBody
 from unmask.types import Request
 
 
 def prepare_gap(
-    lm: LM, body: Body, prompt: Prompt, suffix: str, options: Options, context: int
+    lm: LM, body: CompletionBody, prompt: Prompt, suffix: str, options: Options, context: int
 ) -> tuple[Request, Follow]:
     """As `LM.prepare`. A gap in place is as wide as was learned, at most; ApiError for a model that cannot fill any."""
     if not lm.filler.layouts:
@@ -28,7 +29,8 @@ def prepare_gap(
     if body.max_tokens is None and lm.filler.layouts[0] == "in-place":
         options = replace(options, max_tokens=None)
     text = prompt.ids if prompt.text is None else prompt.text
-    request, follow = lm.filler.prepare(text, suffix, options, Filling())
+    filling = Filling(constrain=body.constrain or GAP)
+    request, follow = lm.filler.prepare(text, suffix, options, filling)
     limit_context(len(request.context), request.room or request.max_tokens, context)
     return request, follow
 

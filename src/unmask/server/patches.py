@@ -14,12 +14,13 @@ from fastapi import FastAPI, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from unmask.lm.patching import patch
-from unmask.patching import Patched, VerifierError
+from unmask.lm.patching import patch, patch_all
+from unmask.patching import Mended, Patched, VerifierError
 from unmask.patching.oracles.commands import Command
 from unmask.patching.oracles.copies import check_name
 from unmask.patching.oracles.specs import oracle_of
-from unmask.patching.plain import as_object
+from unmask.patching.plain import as_object, series_object
+from unmask.patching.showing import FILES, LONGEST
 from unmask.server.body import read
 from unmask.server.borrowed import Borrowed
 from unmask.server.errors import ApiError, bad, broken
@@ -52,6 +53,18 @@ class PatchBody(Strict):
     report: str | None = Field(None, description="What the tool printed.")
     code: Name | None = Field(None, description="Only a diagnostic with this code.")
 
+    max_faults: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        None,
+        description="With python or ruff: so many faults at most, one after the other; see `patches` of the reply.",
+    )
+
+    instruction: Annotated[str, Field(max_length=LONGEST)] | None = Field(
+        None, description="What is wanted: shown to the model as a comment above the part, and not written."
+    )
+    context: Annotated[dict[str, str], Field(max_length=FILES)] | None = Field(
+        None, description="Texts of more files, by name, that the model sees before this one, as far as there is room."
+    )
+
     grow: Literal["expr", "stmt", "block", "def"] | None = Field(None, description="What the part may grow to.")
     candidates: Annotated[int, Field(ge=1, le=16)] = Field(4, description="Fillings tried at each level.")
     checks: Annotated[list[Name], Field(max_length=8)] | None = Field(
@@ -81,7 +94,10 @@ class PatchBody(Strict):
     )
 
 
-ASKED = ("lines", "range", "symbol", "marker", "from_diagnostic", "report", "code", "grow", "candidates")
+ASKED = (
+    *("lines", "range", "symbol", "marker", "from_diagnostic", "report", "code", "grow", "candidates"),
+    *("instruction", "context"),
+)
 FILLING = (
     *("layout", "max_tokens", "seed", "temperature", "top_p", "spec_variant", "block_size", "steps"),
     *("confidence_threshold", "constraints"),
@@ -110,15 +126,16 @@ def add_patches(app: FastAPI, service: Service) -> None:
             return Response()
         finally:
             lm.close()
-        return JSONResponse({"object": "patch", "model": model, **as_object(found)})
+        plain = series_object(found) if isinstance(found, Mended) else as_object(found)
+        return JSONResponse({"object": "patch", "model": model, **plain})
 
 
-async def waited(task: asyncio.Future[Patched]) -> Patched:
+async def waited(task: asyncio.Future[Patched | Mended]) -> Patched | Mended:
     """The task's result; it goes on to its end even if nobody waits any more."""
     return await asyncio.shield(task)
 
 
-def free(service: Service, choices: int, task: asyncio.Future[Patched]) -> None:
+def free(service: Service, choices: int, task: asyncio.Future[Patched | Mended]) -> None:
     service.held -= choices
     if not task.cancelled():
         task.exception()  # nobody may be left to be told
@@ -147,9 +164,11 @@ def wanted(body: PatchBody, known: Mapping[str, str]) -> dict[str, Any]:
     return given | {"oracles": (*static, *commands)}
 
 
-def patched(lm: Borrowed, body: PatchBody, given: Mapping[str, Any]) -> Patched:
+def patched(lm: Borrowed, body: PatchBody, given: Mapping[str, Any]) -> Patched | Mended:
     """On a thread of its own."""
     try:
+        if body.max_faults is not None:
+            return patch_all(lm, body.content, body.path, body.max_faults, given)
         return patch(lm, body.content, body.path, given)
     except LostError:
         raise broken() from None

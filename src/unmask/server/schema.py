@@ -79,7 +79,7 @@ class Body(Strict):
         None, description="adaptivespec: most second-best tokens verified beside the draft."
     )
     lookup: Annotated[int, Field(ge=0, le=1024)] | None = Field(
-        None, description="adaptivespec: shortest repetition worth a draft, in tokens; 0: none."
+        None, description="linearspec, adaptivespec: shortest repetition worth a draft, in tokens; 0: none."
     )
     block_size: Count | None = Field(None, description="fastdiffuser: tokens denoised together.")
     confidence_threshold: Share | None = Field(None, description="fastdiffuser: place every token at least this sure.")
@@ -200,6 +200,11 @@ class CompletionBody(Body):
     ) = Field(description="Text to continue, or token ids, or a list of either.")
     suffix: str | None = Field(None, description="Text after the gap that is to be filled, where the model can.")
     fim_mode: bool | None = Field(None, description="Fill a gap even where the suffix is empty: nothing follows it.")
+    constrain: Literal["gap", "whole"] | None = Field(
+        None,
+        description="With suffix: what a hard constraint is about, the text of the gap (if left out) or prompt, gap and"
+        " suffix together.",
+    )
     echo: bool | None = Field(None, description="Begin the text with the prompt.")
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
         None, description="Log-probability of every token, and of so many alternatives."
@@ -211,6 +216,8 @@ class CompletionBody(Body):
             raise ValueError("echo with logprobs is not supported: the prompt has no log-probabilities here")
         if self.suffix and self.fim_mode is False:
             raise ValueError("fim_mode is false, and there is a suffix: leave one of them out")
+        if self.constrain is not None and self.gap is None:
+            raise ValueError("constrain needs a gap: give a suffix, or fim_mode where nothing follows")
         if self.echo and self.gap is not None:
             raise ValueError("echo with a suffix is not supported")
         return self

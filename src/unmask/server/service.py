@@ -187,16 +187,15 @@ class Service:
 
     def jobs(self, call: Call, body: Body, prompts: Sequence[Prompt], options: Options, count: int) -> list[Job]:
         jobs = list[Job]()
-        gap = body.gap if isinstance(body, CompletionBody) else None
         for prompt in prompts:
             roomy = with_room(options, prompt, self.context, chosen=body.max_tokens is not None)
             for number in range(count):
                 seeded = replace(roomy, seed=options.seed + number)
                 try:
-                    if gap is None:
-                        request, follow = self.lm.prepare(prompt.ids, seeded)
+                    if isinstance(body, CompletionBody) and body.gap is not None:
+                        request, follow = prepare_gap(self.lm, body, prompt, body.gap, seeded, self.context)
                     else:
-                        request, follow = prepare_gap(self.lm, body, prompt, gap, seeded, self.context)
+                        request, follow = self.lm.prepare(prompt.ids, seeded)
                 except ValueError as error:
                     raise said(error, "constraints" if body.constraints else "tools") from None
                 jobs.append(Job(request, follow, call, index=len(jobs)))

@@ -96,7 +96,7 @@ class Begins:
         filler = next(id for id, token in enumerate(self.healer.tokens) if token)
         return (*way, *(filler,) * (tokens - len(way)))[: max(budget, 1)]
 
-    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int) -> Ids:
+    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int, reach: int) -> Ids:
         place: Matcher = self
         way = list[int]()
         for i, slot in enumerate(slots):

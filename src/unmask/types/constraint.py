@@ -39,7 +39,8 @@ class Matcher(Protocol):
     def ending(self, budget: int, tokens: int = 0) -> Ids:
         """Tokens that end the text within `budget`; where it may go on, at least `tokens` of them if they fit."""
 
-    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int) -> Ids:
+    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int, reach: int) -> Ids:
         """The likeliest way through a block, one token per slot or fewer where the text ends before, after which the
         text can still be ended within `budget` tokens from here. slots: what each may take, or the token that it has.
-        known: such a way; it is improved on."""
+        known: the beginning of such a way, as far as there are slots that have a token; it is improved on. reach: how
+        many of the slots matter: what all that have a token are among. The way may leave out what comes after."""

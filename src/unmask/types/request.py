@@ -200,9 +200,9 @@ class State:
 
     block: slots of the open block (fastdiffuser) or of the draft being filled (linearspec), the first of them at
     absolute position block_start. draft: what the next verify step checks (quadspec, adaptivespec).
-    memory: (accepted, tried) counts that adaptivespec learns from, in the order its module defines.
+    memory: (accepted, tried) counts that linearspec and adaptivespec learn from, in the order their modules define.
     matcher: where the output stands in a constrained text. way: tokens for the slots of the open block that are not
-    emitted yet, with which the text stays within its constraint (fewer where it ends before).
+    emitted yet, as far as any are placed, with which the text stays within its constraint.
     trial: of a request with a judge; its output then holds tokens that are not emitted yet, and may be taken back.
     """
 

@@ -137,8 +137,8 @@ class Speculation:
         linearspec drafts from 3 on: the token after the seed is the verifier's own.
     draft_threshold: linearspec only; 0 fills the draft in one forward, otherwise as the diffusion threshold.
     alternatives: adaptivespec only; at most so many second-best tokens are verified beside the draft.
-    lookup: adaptivespec only; so many tokens at the end that stood in the context before are worth a draft of what
-        followed them, 16 tokens at most whatever the draft_block_size (0: never).
+    lookup: linearspec and adaptivespec; so many tokens at the end that stood in the context before are worth a draft of
+        what followed them, 16 tokens at most whatever the draft_block_size (0: never).
     costs: measured (rows, seconds) of one forward, ascending; adaptivespec spends rows by it. draft_costs: likewise
         (rows, seconds) that so many rows add to a forward if a drafter acts on them.
     profile: prior acceptance of draft slot 1, 2, ... given that all before it were accepted.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BLOCK, PROMPT, MASK = 4, 5, 0
 TRAITS = Traits(mask_id=MASK, block_size=BLOCK, trained=True)
-SPECULATION = Speculation(draft_block_size=BLOCK)
+SPECULATION = Speculation(draft_block_size=BLOCK, lookup=0)
 # Colours of what a row sees, for rows of causal spans, of full spans, and of what is kept from before.
 CAUSAL, FULL, KEPT = "#2f6fb3", "#d9822b", "#b9c1cb"
 

@@ -54,8 +54,8 @@ class Timed:
     def ending(self, budget: int, tokens: int = 0) -> Ids:
         return self.clock.timed(self.inner.ending, budget, tokens)
 
-    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int) -> Ids:
-        return self.clock.timed(self.inner.fill, slots, known, budget)
+    def fill(self, slots: Sequence[Choices | int], known: Ids, budget: int, reach: int) -> Ids:
+        return self.clock.timed(self.inner.fill, slots, known, budget, reach)
 
 
 def again(start: Matcher, ids: Sequence[int], budget: int) -> tuple[float, bool]:
