@@ -33,7 +33,8 @@ LINES = [
 ]
 LINE_OF = {room: number for number, line in enumerate(LINES) for room in line}
 MAY_USE_TORCH = {"model", "engine", "training", "quantization", "bench", "lm"}
-STANDARD_LIBRARY_ONLY = {"types", "config", "decoding", "sandbox", "kernels"}  # so every decoding rule is tested in milliseconds
+# So that every decoding rule is tested in milliseconds.
+STANDARD_LIBRARY_ONLY = {"types", "config", "decoding", "sandbox", "kernels"}
 LONGEST_FILE = 350
 
 

@@ -144,6 +144,27 @@ def test_rows_have_the_same_bits_alone_and_among_others(sizes: list[tuple[int, i
         first = last
 
 
+@given(st.integers(1, 60), st.integers(0, 40), st.integers(0, 9))
+def test_bits_do_not_depend_on_where_the_keys_stand_that_a_row_sees(kept: int, unseen: int, seed: int) -> None:
+    """One row behind `kept` others, alone and with keys strewn in between that it does not see, as beside drafts."""
+    alone, strewn = Work(CONFIG, [(1, kept)], seed), Work(CONFIG, [(1, kept + unseen)], seed)
+    draw = np.random.default_rng(seed)
+    seen = np.append(np.sort(draw.permutation(kept + unseen)[:kept]), kept + unseen)
+    mask = np.zeros((1, kept + unseen + 1), dtype=np.bool_)
+    mask[0, seen] = True
+    own = alone.segments[0].slots
+    assert isinstance(own, Tensor)
+    slots = torch.randperm(SLOTS)[: kept + unseen + 1]
+    free = torch.tensor(sorted(set(range(SLOTS)) - set(own.tolist())))
+    slots = free[slots % len(free)]
+    slots[torch.from_numpy(seen)] = own
+    strewn.cache, strewn.slots = alone.cache, alone.slots
+    strewn.batch, strewn.tokens = alone.batch, alone.tokens
+    strewn.segments = [Segment(0, 1, slots, kept + unseen + 1, mask)]
+    alone.segments = [replace(alone.segments[0], mask=None)]
+    assert torch.equal(by_kernels(MODELS[False], strewn), by_kernels(MODELS[False], alone))
+
+
 def test_rows_that_name_no_adapter_keep_their_bits() -> None:
     sizes = [(9, 20), (1, 30)]
     work = Work(CONFIG, sizes)

@@ -28,7 +28,7 @@ constexpr int SOME = 4;         // rows of a piece of work where each row is for
 constexpr int SCORES = 1 << 16; // attention weights of a thread at a time
 constexpr int MOST_QUERIES = 32; // rows of a request whose attention is one piece of work
 constexpr int QUERIES = 4;      // query rows that are multiplied at a time
-constexpr int WEIGHED = 6;      // query rows whose values are summed at a time
+constexpr int WEIGHED = 5;      // query rows whose values are summed at a time
 constexpr int DISTANCE = 8192;  // bytes that weights are asked for before they are used
 constexpr int MOST_THREADS = 128;
 constexpr int PATIENCE = 2000;  // turns of waiting before the processor is left to others
@@ -546,36 +546,34 @@ struct Forward {
                 }
             }
         }
-        std::vector<float> totals(queries);
         for (int64_t i = 0; i < queries; i++) {
             float *row = &scores[i * padded];
-            __m512 peaks = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+            __m512 peaks = _mm512_set1_ps(-INFINITY);
             for (int64_t key = 0; key < padded; key += 16) peaks = _mm512_max_ps(peaks, _mm512_loadu_ps(row + key));
             const __m512 peak = _mm512_set1_ps(_mm512_reduce_max_ps(peaks));
-            for (int64_t key = 0; key < padded; key += 16) {
-                const __m512 weight = exponential(_mm512_sub_ps(_mm512_loadu_ps(row + key), peak));
-                _mm512_storeu_ps(row + key, weight);
-                total = _mm512_add_ps(total, weight);
-            }
-            totals[i] = _mm512_reduce_add_ps(total);
+            for (int64_t key = 0; key < padded; key += 16)
+                _mm512_storeu_ps(row + key, exponential(_mm512_sub_ps(_mm512_loadu_ps(row + key), peak)));
         }
         const bf16 *values = batch.values + offset;
         for (int64_t column = 0; column < dim; column += dim - column >= 64 ? 64 : 16)
             for (int64_t i = 0; i < queries; i += WEIGHED) {
                 const Weigh weigh = WEIGH[dim - column >= 64][std::min<int64_t>(queries - i, WEIGHED) - 1];
-                (this->*weigh)(own, keys, padded, values, column, &scores[i * padded], &totals[i], &outs[i]);
+                (this->*weigh)(own, keys, padded, values, column, &scores[i * padded], &outs[i]);
             }
     }
 
-    // V vectors of columns of the weighted values of R query rows.
+    // V vectors of columns of the weighted values of R query rows. Keys come one after the other, and one that is not
+    // seen adds nothing: so a row's result does not depend on where the keys stand that it sees.
     template <int R, int V>
     void weigh(const Segment &own, int64_t keys, int64_t padded, const bf16 *values, int64_t column,
-               const float *weights, const float *totals, bf16 *const *outs) const {
-        __m512 sum[R][V];
+               const float *weights, bf16 *const *outs) const {
+        __m512 sum[R][V], total[R];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
+        for (int r = 0; r < R; r++) {
+            total[r] = _mm512_setzero_ps();
 #pragma GCC unroll 4
             for (int v = 0; v < V; v++) sum[r][v] = _mm512_setzero_ps();
+        }
         for (int64_t key = 0; key < keys; key++) {
             const bf16 *from = values + own.slots[key] * kv_width() + column;
             __m512 value[V];
@@ -584,25 +582,24 @@ struct Forward {
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 const __m512 weight = _mm512_set1_ps(weights[r * padded + key]);
+                total[r] = _mm512_add_ps(total[r], weight);
 #pragma GCC unroll 4
                 for (int v = 0; v < V; v++) sum[r][v] = _mm512_fmadd_ps(weight, value[v], sum[r][v]);
             }
         }
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            const __m512 factor = _mm512_set1_ps(1.0f / totals[r]);
+        for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-            for (int v = 0; v < V; v++) store(outs[r] + column + 16 * v, _mm512_mul_ps(sum[r][v], factor));
-        }
+            for (int v = 0; v < V; v++) store(outs[r] + column + 16 * v, _mm512_div_ps(sum[r][v], total[r]));
     }
 
     using Weigh = void (Forward::*)(const Segment &, int64_t, int64_t, const bf16 *, int64_t, const float *,
-                                    const float *, bf16 *const *) const;
+                                    bf16 *const *) const;
     static constexpr Weigh WEIGH[2][WEIGHED] = {
         {&Forward::weigh<1, 1>, &Forward::weigh<2, 1>, &Forward::weigh<3, 1>, &Forward::weigh<4, 1>,
-         &Forward::weigh<5, 1>, &Forward::weigh<6, 1>},
+         &Forward::weigh<5, 1>},
         {&Forward::weigh<1, 4>, &Forward::weigh<2, 4>, &Forward::weigh<3, 4>, &Forward::weigh<4, 4>,
-         &Forward::weigh<5, 4>, &Forward::weigh<6, 4>},
+         &Forward::weigh<5, 4>},
     };
 
     void activate(Crew &crew) {
