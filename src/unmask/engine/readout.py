@@ -96,11 +96,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def pick(logits_RV: Tensor, rows: Sequence[Wanted], most: int) -> Tensor:
     """[R, COLUMNS + 2 * most] in the logits' dtype (float32 at least), `most` the largest top asked; see `unpack`."""
-    raw = logits_RV.to(wide(logits_RV.dtype))
-    packed = raw.new_zeros(len(rows), COLUMNS + 2 * most)
+    packed = logits_RV.new_zeros(len(rows), COLUMNS + 2 * most, dtype=wide(logits_RV.dtype))
     if all(row.plain for row in rows):
-        packed[:, 0] = best(raw)
+        packed[:, 0] = best(logits_RV)
         return packed
+    raw = logits_RV.to(packed.dtype)
     adjusted = adjust(raw, rows)
     picked = best(adjusted)
     sampled = dict[Sampling, list[int]]()

@@ -9,7 +9,6 @@ class MatrixShape(Structure):
     _fields_ = (
         ("weight", c_void_p),
         ("scale", c_void_p),
-        ("sums", c_void_p),
         ("bias", c_void_p),
         ("outputs", c_int64),
         ("inputs", c_int64),
@@ -72,6 +71,7 @@ class BatchShape(Structure):
         ("segment", POINTER(SegmentShape)),
         ("write", c_void_p),
         ("adapter", c_void_p),
+        ("positions", c_void_p),
         ("cos", c_void_p),
         ("sin", c_void_p),
         ("scale", c_void_p),

@@ -32,13 +32,12 @@ constexpr int WEIGHED = 5;      // query rows whose values are summed at a time
 constexpr int DISTANCE = 8192;  // bytes that weights are asked for before they are used
 constexpr int MOST_THREADS = 128;
 constexpr int PATIENCE = 2000;  // turns of waiting before the processor is left to others
-constexpr int ZERO = 128;       // rows of 8 bits are stored unsigned around it
+constexpr int ZERO = 128;       // weights of 8 bits are stored unsigned around it
 
 struct Matrix {
     const void *weight;
-    const float *scale;  // per output, of 8 bits; null for bfloat16
-    const int32_t *sums; // per output, of 8 bits: ZERO times its weights
-    const float *bias;   // per output, or null
+    const float *scale; // per output, of 8 bits; null for bfloat16
+    const float *bias;  // per output, or null
     int64_t outputs, inputs;
 };
 
@@ -79,7 +78,8 @@ struct Batch {
     const Segment *segment;
     const int64_t *write;   // slot of each row
     const int32_t *adapter; // of each row, -1 for none
-    const float *cos, *sin; // [T, K / 2]
+    const int64_t *positions;
+    const float *cos, *sin; // of all positions: [., K / 2]
     const float *scale;     // of each row's queries, or null
     bf16 *x, *keys, *values;
     int64_t layer_stride; // from a layer's keys to the next's
@@ -105,6 +105,13 @@ inline __m512i four_bytes(const void *from) {
     int32_t bits;
     std::memcpy(&bits, from, 4);
     return _mm512_set1_epi32(bits);
+}
+
+// Adds four products of unsigned weights and signed values to each of 16 sums. The intrinsic would do, but g++ 12 copies
+// every sum twice on its way through a loop.
+inline void add_fours(__m512i &sums, __m512i weights, const int8_t *values) {
+    typedef int32_t __attribute__((may_alias)) Four;
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(weights), "m"(*reinterpret_cast<const Four *>(values)));
 }
 
 inline __m512 exponential(__m512 x) {
@@ -176,11 +183,13 @@ struct Crew { // one thread's view of the phases of a forward
     }
 };
 
-// Rows as an operand of products: bfloat16 [T, inputs], and the same rounded to 8 bits where the matrix wants it.
+// Rows as an operand of products: bfloat16 [T, inputs], and the same rounded to 8 bits where the matrix wants it, with
+// the factor that undoes it and the sum of the rounded values, of each row.
 struct Operand {
     const bf16 *x;
-    const uint8_t *whole;
-    const float *peak;
+    const int8_t *whole;
+    const float *factor;
+    const int32_t *total;
     int64_t stride;
 };
 
@@ -204,78 +213,77 @@ inline void fetch(const Ahead &ahead, int64_t step) {
     for (int64_t i = 0; i < ahead.lines; i++) _mm_prefetch(from + i * 64, _MM_HINT_T1);
 }
 
+// Not inlined, and sums handed over in memory: loops alone have registers enough.
 template <int R>
-inline void sums_of(const Matrix &m, int64_t block, const Operand &in, const int64_t *rows, const Ahead &ahead,
-                    __m512 (&one)[R], __m512 (&two)[R]) {
-    if (m.scale) {
-        const int8_t *w = static_cast<const int8_t *>(m.weight) + block * m.inputs * BLOCK;
-        const uint8_t *x[R];
-        __m512i first[R], second[R];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; r++) {
-            x[r] = in.whole + rows[r] * in.stride;
-            first[r] = second[r] = _mm512_setzero_si512();
-        }
-        for (int64_t i = 0; i < m.inputs; i += 4) {
-            fetch(ahead, i / 4);
-            const __m512i low = _mm512_loadu_si512(w + i * BLOCK), high = _mm512_loadu_si512(w + i * BLOCK + 64);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; r++) {
-                const __m512i four = four_bytes(x[r] + i);
-                first[r] = _mm512_dpbusd_epi32(first[r], four, low);
-                second[r] = _mm512_dpbusd_epi32(second[r], four, high);
-            }
-        }
-        const int64_t output = block * BLOCK;
-        const __m512i zero = _mm512_loadu_si512(m.sums + output), zeros = _mm512_loadu_si512(m.sums + output + 16);
-        const __m512 scale = _mm512_loadu_ps(m.scale + output), scales = _mm512_loadu_ps(m.scale + output + 16);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; r++) {
-            const __m512 peak = _mm512_set1_ps(in.peak[rows[r]]);
-            one[r] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(first[r], zero)), _mm512_mul_ps(scale, peak));
-            two[r] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(second[r], zeros)), _mm512_mul_ps(scales, peak));
-        }
-        return;
-    }
-    const bf16 *w = static_cast<const bf16 *>(m.weight) + block * m.inputs * BLOCK;
-    const bf16 *x[R];
+[[gnu::noinline]] void sums_of_bytes(const Matrix &m, int64_t block, const Operand &in, const int64_t *rows,
+                                     const Ahead &ahead, __m512 *sums) {
+    const uint8_t *w = static_cast<const uint8_t *>(m.weight) + block * m.inputs * BLOCK;
+    const int8_t *x[R];
+    __m512i first[R], second[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
-        x[r] = in.x + rows[r] * in.stride;
-        one[r] = two[r] = _mm512_setzero_ps();
+        x[r] = in.whole + rows[r] * in.stride;
+        first[r] = second[r] = _mm512_setzero_si512();
     }
-    for (int64_t i = 0; i < m.inputs; i += 2) {
-        fetch(ahead, i / 2);
-        const __m512bh low = (__m512bh)_mm512_loadu_si512(w + i * BLOCK);
-        const __m512bh high = (__m512bh)_mm512_loadu_si512(w + i * BLOCK + 32);
+    for (int64_t i = 0; i < m.inputs; i += 4) {
+        fetch(ahead, i / 4);
+        const __m512i low = _mm512_loadu_si512(w + i * BLOCK), high = _mm512_loadu_si512(w + i * BLOCK + 64);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
-            const __m512bh pair = (__m512bh)four_bytes(x[r] + i);
+            add_fours(first[r], low, x[r] + i);
+            add_fours(second[r], high, x[r] + i);
+        }
+    }
+    const __m512 scale = _mm512_loadu_ps(m.scale + block * BLOCK);
+    const __m512 scales = _mm512_loadu_ps(m.scale + block * BLOCK + 16);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+        const __m512i zero = _mm512_set1_epi32(ZERO * in.total[rows[r]]);
+        const __m512 factor = _mm512_set1_ps(in.factor[rows[r]]);
+        const __m512 low = _mm512_cvtepi32_ps(_mm512_sub_epi32(first[r], zero));
+        const __m512 high = _mm512_cvtepi32_ps(_mm512_sub_epi32(second[r], zero));
+        sums[2 * r] = _mm512_mul_ps(low, _mm512_mul_ps(scale, factor));
+        sums[2 * r + 1] = _mm512_mul_ps(high, _mm512_mul_ps(scales, factor));
+    }
+}
+
+// Adds to `sums` what `pairs` pairs of R rows bring to 32 outputs. weight: [pairs, 32, 2].
+template <int R>
+[[gnu::noinline]] void add_pairs(const bf16 *weight, int64_t pairs, const bf16 *const *x, const Ahead &ahead,
+                                 __m512 *sums) {
+    __m512 one[R], two[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+        one[r] = sums[2 * r];
+        two[r] = sums[2 * r + 1];
+    }
+    for (int64_t i = 0; i < pairs; i++) {
+        fetch(ahead, i);
+        const __m512bh low = (__m512bh)_mm512_loadu_si512(weight + i * 2 * BLOCK);
+        const __m512bh high = (__m512bh)_mm512_loadu_si512(weight + i * 2 * BLOCK + 32);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            const __m512bh pair = (__m512bh)four_bytes(x[r] + 2 * i);
             one[r] = _mm512_dpbf16_ps(one[r], low, pair);
             two[r] = _mm512_dpbf16_ps(two[r], high, pair);
         }
     }
-}
-
-struct Adapting { // which adapter acts on which row, and A x of those rows
-    const int32_t *adapter;
-    const bf16 *inner;
-    int64_t stride;
-};
-
-// What an adapter adds to the outputs of a row.
-inline void adapt(const Group &g, int64_t block, const Adapting &adapting, int64_t row, __m512 &one, __m512 &two) {
-    const int32_t which = adapting.adapter[row];
-    if (which < 0 || !g.adapters[which].a.weight) return;
-    const Panel &panel = g.adapters[which].b[block];
-    const bf16 *x = adapting.inner + row * adapting.stride + panel.left;
-    for (int64_t i = 0; i < panel.pairs; i++) {
-        const __m512bh pair = (__m512bh)four_bytes(x + 2 * i);
-        const bf16 *w = panel.weight + i * 2 * BLOCK;
-        one = _mm512_dpbf16_ps(one, (__m512bh)_mm512_loadu_si512(w), pair);
-        two = _mm512_dpbf16_ps(two, (__m512bh)_mm512_loadu_si512(w + 32), pair);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+        sums[2 * r] = one[r];
+        sums[2 * r + 1] = two[r];
     }
 }
+
+struct Rows { // rows on which the same adapter acts, or none (-1)
+    int64_t adapter;
+    std::vector<int64_t> rows;
+};
+
+struct Inner { // A x of the rows that have an adapter
+    const bf16 *values;
+    int64_t stride;
+};
 
 inline void put(const Group &g, int64_t output, __m512 y, const Target &out, int64_t row) {
     if (g.matrix.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(g.matrix.bias + output));
@@ -285,37 +293,53 @@ inline void put(const Group &g, int64_t output, __m512 y, const Target &out, int
     store(half, out.into == Into::sum ? _mm512_add_ps(y, load(half)) : y);
 }
 
-// 32 outputs of R rows.
+// 32 outputs of R rows. panel: of the adapter that acts on all of them, or null.
 template <int R>
-void tile(const Group &g, int64_t block, const Operand &in, const int64_t *rows, const Adapting *adapting,
+void tile(const Group &g, int64_t block, const Operand &in, const int64_t *rows, const Panel *panel, const Inner &inner,
           const Target &out, const Ahead &ahead) {
-    __m512 one[R], two[R];
-    sums_of<R>(g.matrix, block, in, rows, ahead, one, two);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
-        if (adapting) adapt(g, block, *adapting, rows[r], one[r], two[r]);
-        put(g, block * BLOCK, one[r], out, rows[r]);
-        put(g, block * BLOCK + 16, two[r], out, rows[r]);
+    __m512 sums[2 * R];
+    const bf16 *x[R];
+    if (g.matrix.scale)
+        sums_of_bytes<R>(g.matrix, block, in, rows, ahead, sums);
+    else {
+        for (int r = 0; r < R; r++) {
+            x[r] = in.x + rows[r] * in.stride;
+            sums[2 * r] = sums[2 * r + 1] = _mm512_setzero_ps();
+        }
+        const bf16 *weight = static_cast<const bf16 *>(g.matrix.weight) + block * g.matrix.inputs * BLOCK;
+        add_pairs<R>(weight, g.matrix.inputs / 2, x, ahead, sums);
     }
+    if (panel) {
+        for (int r = 0; r < R; r++) x[r] = inner.values + rows[r] * inner.stride + panel->left;
+        add_pairs<R>(panel->weight, panel->pairs, x, Ahead{nullptr, 0}, sums);
+    }
+    for (int i = 0; i < 2 * R; i++) put(g, block * BLOCK + i % 2 * 16, sums[i], out, rows[i / 2]);
 }
 
-using Tile = void (*)(const Group &, int64_t, const Operand &, const int64_t *, const Adapting *, const Target &,
-                      const Ahead &);
+using Tile = void (*)(const Group &, int64_t, const Operand &, const int64_t *, const Panel *, const Inner &,
+                      const Target &, const Ahead &);
 constexpr Tile TILES[ROWS] = {tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
                               tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
 
 int64_t blocks_of(const Matrix &matrix) { return (matrix.outputs + BLOCK - 1) / BLOCK; }
 
-// One block of outputs of the rows in `rows`.
-void multiply(const Group &g, int64_t block, const Operand &in, const int64_t *rows, int64_t count,
-              const Adapting *adapting, const Target &out) {
-    const int64_t tiles = (count + ROWS - 1) / ROWS, size = g.matrix.inputs * BLOCK * (g.matrix.scale ? 1 : 2);
+// One block of outputs of all rows.
+void multiply(const Group &g, int64_t block, const Operand &in, const std::vector<Rows> &groups, const Inner &inner,
+              const Target &out) {
+    const int64_t size = g.matrix.inputs * BLOCK * (g.matrix.scale ? 1 : 2);
     // The first tile waits for memory, so it asks early; while the second computes, the next block comes in.
     const char *weight = static_cast<const char *>(g.matrix.weight) + block * size;
     const Ahead soon{weight + DISTANCE, 2}, next{weight + size, 2}, none{nullptr, 0};
-    for (int64_t i = 0; i < tiles; i++) {
-        const int64_t first = count * i / tiles, last = count * (i + 1) / tiles;
-        TILES[last - first - 1](g, block, in, rows + first, adapting, out, i == 0 ? soon : i == 1 ? next : none);
+    int64_t done = 0;
+    for (const Rows &own : groups) {
+        const int64_t count = own.rows.size(), tiles = (count + ROWS - 1) / ROWS;
+        const LowRank *low = own.adapter < 0 ? nullptr : &g.adapters[own.adapter];
+        const Panel *panel = low && low->a.weight ? &low->b[block] : nullptr;
+        for (int64_t i = 0; i < tiles; i++, done++) {
+            const int64_t first = count * i / tiles, last = count * (i + 1) / tiles;
+            TILES[last - first - 1](g, block, in, &own.rows[first], panel, inner, out,
+                                    done == 0 ? soon : done == 1 ? next : none);
+        }
     }
 }
 
@@ -328,18 +352,20 @@ template <class Put> inline void normed(const bf16 *x, const float *weight, int6
         put(i, _mm512_mul_ps(_mm512_mul_ps(load(x + i), factor), _mm512_loadu_ps(weight + i)));
 }
 
-// A row rounded to 8 bits around ZERO, and the factor that undoes it.
-float whole_row(const bf16 *x, int64_t size, uint8_t *to) {
+// A row rounded to 8 bits.
+void round_row(const bf16 *x, int64_t size, int8_t *whole, float &factor, int32_t &total) {
     __m512 peaks = _mm512_setzero_ps();
+    __m512i totals = _mm512_setzero_si512();
     for (int64_t i = 0; i < size; i += 16) peaks = _mm512_max_ps(peaks, _mm512_abs_ps(load(x + i)));
     const float peak = _mm512_reduce_max_ps(peaks);
-    const __m512 factor = _mm512_set1_ps(peak > 0 ? 127.0f / peak : 0.0f);
+    const __m512 scale = _mm512_set1_ps(peak > 0 ? 127.0f / peak : 0.0f);
     for (int64_t i = 0; i < size; i += 16) {
-        const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + i), factor));
-        const __m512i moved = _mm512_add_epi32(rounded, _mm512_set1_epi32(ZERO));
-        _mm_storeu_si128(reinterpret_cast<__m128i *>(to + i), _mm512_cvtepi32_epi8(moved));
+        const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + i), scale));
+        totals = _mm512_add_epi32(totals, rounded);
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(whole + i), _mm512_cvtepi32_epi8(rounded));
     }
-    return peak / 127.0f;
+    factor = peak / 127.0f;
+    total = _mm512_reduce_add_epi32(totals);
 }
 
 struct Memory { // of one forward at a time; grows and stays
@@ -360,10 +386,10 @@ struct Forward {
     const Model &model;
     const Batch &batch;
     bf16 *x, *normed_x, *q, *attended, *inner_x, *low;
-    float *mixed, *gated, *peak;
-    uint8_t *whole;
-    std::vector<int64_t> all;
-    std::vector<std::vector<int64_t>> adapted; // rows by adapter
+    float *mixed, *gated, *factor;
+    int8_t *whole;
+    int32_t *total;
+    std::vector<Rows> groups;
     struct Task {                              // rows of a segment that attend together
         int64_t segment, first, last;
     };
@@ -376,7 +402,7 @@ struct Forward {
         const int64_t rows = b.rows, widest = std::max({m.hidden, m.inner, width()});
         const int64_t mixed_width = width() + 2 * kv_width();
         memory.reset(rows * (2 * (m.hidden + 2 * width() + m.inner + m.widest_rank) +
-                             4 * (mixed_width + 2 * m.inner + 1) + widest) +
+                             4 * (mixed_width + 2 * m.inner + 2) + widest) +
                      16 * 64);
         normed_x = memory.take<bf16>(rows * m.hidden);
         q = memory.take<bf16>(rows * width());
@@ -385,13 +411,15 @@ struct Forward {
         low = memory.take<bf16>(rows * m.widest_rank);
         mixed = memory.take<float>(rows * mixed_width);
         gated = memory.take<float>(rows * 2 * m.inner);
-        peak = memory.take<float>(rows);
-        whole = memory.take<uint8_t>(rows * widest);
+        factor = memory.take<float>(rows);
+        total = memory.take<int32_t>(rows);
+        whole = memory.take<int8_t>(rows * widest);
         for (int64_t row = 0; row < rows; row++) {
-            all.push_back(row);
-            if (b.adapter[row] < 0) continue;
-            adapted.resize(std::max(adapted.size(), size_t(b.adapter[row]) + 1));
-            adapted[b.adapter[row]].push_back(row);
+            const int64_t adapter = b.adapter[row];
+            const auto same = [&](const Rows &own) { return own.adapter == adapter; };
+            auto own = std::find_if(groups.begin(), groups.end(), same);
+            if (own == groups.end()) own = groups.insert(own, Rows{adapter, {}});
+            own->rows.push_back(row);
         }
         const int64_t share = m.heads / m.kv_heads;
         for (int64_t s = 0; s < b.segments; s++) {
@@ -402,6 +430,13 @@ struct Forward {
             for (int64_t i = 0; i < parts; i++)
                 tasks.push_back(Task{s, own.first + count * i / parts, own.first + count * (i + 1) / parts});
         }
+    }
+
+    // Asks for the beginning of this thread's share of a matrix that is needed next.
+    void ask(const Crew &crew, const Matrix &matrix) const {
+        const int64_t size = matrix.inputs * BLOCK * (matrix.scale ? 1 : 2);
+        const char *from = static_cast<const char *>(matrix.weight) + blocks_of(matrix) * crew.thread / crew.threads * size;
+        for (int64_t i = 0; i < DISTANCE; i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
     }
 
     // Pieces of work on some rows each.
@@ -416,31 +451,30 @@ struct Forward {
             bf16 *to = normed_x + row * model.hidden;
             normed(x + row * model.hidden, weight, model.hidden, model.eps,
                    [&](int64_t i, __m512 values) { store(to + i, values); });
-            if (whole_too) peak[row] = whole_row(to, model.hidden, whole + row * model.hidden);
+            if (whole_too) round_row(to, model.hidden, whole + row * model.hidden, factor[row], total[row]);
         });
     }
 
     void round_rows(Crew &crew, const Group &g, const bf16 *from) {
         const int64_t size = g.matrix.inputs;
         if (g.matrix.scale)
-            by_rows(crew, [&](int64_t row) { peak[row] = whole_row(from + row * size, size, whole + row * size); });
+            by_rows(crew, [&](int64_t row) {
+                round_row(from + row * size, size, whole + row * size, factor[row], total[row]);
+            });
     }
 
     void group(Crew &crew, const Group &g, const bf16 *from, const Target &out) {
-        const Operand in{from, whole, peak, g.matrix.inputs};
-        const Adapting adapting{batch.adapter, low, model.widest_rank};
-        for (size_t which = 0; which < adapted.size(); which++) {
-            const std::vector<int64_t> &rows = adapted[which];
-            const Group own{g.adapters[which].a, nullptr};
-            if (rows.empty() || !own.matrix.weight) continue;
-            crew.together(blocks_of(own.matrix), [&](int64_t block) {
-                multiply(own, block, in, rows.data(), rows.size(), nullptr,
-                         Target{Into::halves, low, model.widest_rank});
+        const Operand in{from, whole, factor, total, g.matrix.inputs};
+        const Inner inner{low, model.widest_rank};
+        for (const Rows &own : groups) {
+            if (own.adapter < 0 || !g.adapters[own.adapter].a.weight) continue;
+            const Group first{g.adapters[own.adapter].a, nullptr};
+            const std::vector<Rows> rows{Rows{-1, own.rows}};
+            crew.together(blocks_of(first.matrix), [&](int64_t block) {
+                multiply(first, block, in, rows, inner, Target{Into::halves, low, model.widest_rank});
             });
         }
-        crew.together(blocks_of(g.matrix), [&](int64_t block) {
-            multiply(g, block, in, all.data(), batch.rows, adapted.empty() ? nullptr : &adapting, out);
-        });
+        crew.together(blocks_of(g.matrix), [&](int64_t block) { multiply(g, block, in, groups, inner, out); });
     }
 
     // Norms of heads, rotation, and what is kept of a row.
@@ -448,7 +482,7 @@ struct Forward {
         const int64_t dim = model.head_dim, half = dim / 2;
         by_rows(crew, [&](int64_t row) {
             float *from = mixed + row * (width() + 2 * kv_width());
-            const float *cos = batch.cos + row * half, *sin = batch.sin + row * half;
+            const float *cos = batch.cos + batch.positions[row] * half, *sin = batch.sin + batch.positions[row] * half;
             const int64_t slot = layer * batch.layer_stride + batch.write[row] * kv_width();
             for (int64_t h = 0; h < model.heads + model.kv_heads; h++, from += dim) {
                 const bool query = h < model.heads;
@@ -619,21 +653,25 @@ struct Forward {
     // What one thread does of a layer.
     void run(Crew &crew, int64_t layer) {
         const Layer &own = model.layer[layer];
+        ask(crew, own.qkv.matrix);
         norm(crew, own.norm, own.qkv.matrix.scale);
         group(crew, own.qkv, normed_x, Target{Into::floats, mixed, width() + 2 * kv_width()});
         place(crew, own, layer);
+        ask(crew, own.o.matrix);
         attend(crew, layer);
         round_rows(crew, own.o, attended);
         group(crew, own.o, attended, Target{Into::sum, x, model.hidden});
+        ask(crew, own.gate_up.matrix);
         norm(crew, own.mlp_norm, own.gate_up.matrix.scale);
         group(crew, own.gate_up, normed_x, Target{Into::floats, gated, 2 * model.inner});
+        ask(crew, own.down.matrix);
         activate(crew);
         round_rows(crew, own.down, inner_x);
         group(crew, own.down, inner_x, Target{Into::sum, x, model.hidden});
     }
 
     // Of a layer, at most.
-    int64_t phases() const { return 11 + 4 * adapted.size(); }
+    int64_t phases() const { return 11 + 4 * groups.size(); }
 };
 
 } // namespace
@@ -659,19 +697,20 @@ void unmask_layers(const Model *model, const Batch *batch, void *memory, int thr
 void unmask_product(const Matrix *matrix, const bf16 *x, int64_t rows, bf16 *out, void *memory, int threads) {
     const int64_t inputs = matrix->inputs, outputs = (matrix->outputs + BLOCK - 1) / BLOCK * BLOCK;
     Memory &own = *static_cast<Memory *>(memory);
-    own.reset(rows * (inputs + 12) + 3 * 64);
-    uint8_t *whole = own.take<uint8_t>(rows * inputs);
-    float *peak = own.take<float>(rows);
-    int64_t *all = own.take<int64_t>(rows);
+    own.reset(rows * (inputs + 8) + 3 * 64);
+    int8_t *whole = own.take<int8_t>(rows * inputs);
+    float *factor = own.take<float>(rows);
+    int32_t *total = own.take<int32_t>(rows);
+    std::vector<Rows> all{Rows{-1, {}}};
     for (int64_t row = 0; row < rows; row++) {
-        all[row] = row;
-        if (matrix->scale) peak[row] = whole_row(x + row * inputs, inputs, whole + row * inputs);
+        all[0].rows.push_back(row);
+        if (matrix->scale) round_row(x + row * inputs, inputs, whole + row * inputs, factor[row], total[row]);
     }
     const Target target{Into::halves, out, outputs};
     Phase phase;
 #pragma omp parallel num_threads(threads)
     Crew{&phase}.together(blocks_of(*matrix), [&](int64_t block) {
-        multiply(Group{*matrix, nullptr}, block, Operand{x, whole, peak, inputs}, all, rows, nullptr, target);
+        multiply(Group{*matrix, nullptr}, block, Operand{x, whole, factor, total, inputs}, all, Inner{}, target);
     });
 }
 }

@@ -100,15 +100,15 @@ class Matrix:
 
     def __init__(self, weight_OD: Tensor, bias_O: Tensor | None = None, eight_bits: bool = False) -> None:
         (outputs, inputs), more = weight_OD.shape, -len(weight_OD) % BLOCK
-        self.scale = self.sums = None
+        self.scale = None
         if eight_bits:
             whole, scale = int8.rounded(weight_OD)
-            self.values, self.scale = in_blocks(whole, 4), F.pad(scale, (0, more))
-            self.sums = F.pad(whole.sum(dim=1, dtype=torch.int32) * int8.ZERO, (0, more))
+            unsigned = whole.view(torch.uint8) ^ int8.ZERO  # with ZERO added
+            self.values, self.scale = in_blocks(unsigned, 4), F.pad(scale, (0, more))
         else:
             self.values = in_blocks(weight_OD, 2)
         self.bias = None if bias_O is None else F.pad(bias_O.float(), (0, more))
-        parts = (self.values, self.scale, self.sums, self.bias)
+        parts = (self.values, self.scale, self.bias)
         self.shape = MatrixShape(*map(address, parts), outputs, inputs)
 
 
@@ -217,12 +217,12 @@ class Native:
         sizes = (config.layers, config.hidden_size, config.heads, config.kv_heads, config.head_dim)
         self.shape = ModelShape(*sizes, config.intermediate_size, max(ranks, default=0), config.norm_eps, self.layers)
         self.slots = np.arange(0, dtype=np.int64)
+        self.cos = self.sin = torch.empty(0)
 
     def __call__(self, decoder: Decoder, batch: Batch, places: Places) -> Tensor:
         """Hidden states [T, D] before the final norm, as `Decoder.forward` gives them."""
         cache, rows, x_TD = places.cache, len(batch.tokens), decoder.embed(batch).contiguous()
-        # Rounded to the rows' dtype, as every other way of computing a layer has them.
-        cos_TK, sin_TK = (part.to(x_TD.dtype).float() for part in decoder.rotary.at(batch.positions, batch.highest))
+        cos, sin = self.angles(decoder, batch.highest)
         scale = decoder.config.query_scale
         scale_T = None if scale is None else query_scale(batch.positions, *scale).to(x_TD.dtype).float()
         adapter = np.full(rows, -1, dtype=np.int32)
@@ -239,11 +239,19 @@ class Native:
             segments,
             places.write_slots.data_ptr(),
             adapter.ctypes.data,
-            *(address(part) for part in (cos_TK, sin_TK, scale_T, x_TD, cache.keys, cache.values)),
+            *map(address, (batch.positions, cos, sin, scale_T, x_TD, cache.keys, cache.values)),
             cache.keys.stride(0),
         )
         self.library.layers(byref(self.shape), byref(shape), self.memory.place, torch.get_num_threads())
         return x_TD
+
+    def angles(self, decoder: Decoder, highest: int) -> tuple[Tensor, Tensor]:
+        """cos, sin: float32 [., K / 2] of all positions to the highest, rounded as every other way of computing a layer
+        has them."""
+        if highest >= len(self.cos):
+            every = torch.arange(1 << max(highest, 1023).bit_length())
+            self.cos, self.sin = (part.bfloat16().float() for part in decoder.rotary.at(every, len(every) - 1))
+        return self.cos, self.sin
 
     def segment(self, segment: Segment) -> tuple[SegmentShape, object]:
         """The structure, and what has to live as long as it."""
