@@ -317,7 +317,8 @@ def curve() -> str:
             areas = ["", ""] if point["family"] in shown else [f"{area[name]:.1f}" for name in ("aup", "mean")]
             shown.add(point["family"])
             score = f"{point['score']:.1f} ({point['low']:.1f} to {point['high']:.1f})"
-            speeds = [f"{point['tpf']:.2f}", f"{point['tokens_per_second']:.1f}"]
+            seconds = point["tokens_per_second"]
+            speeds = [f"{point['tpf']:.2f}", "" if seconds is None else f"{seconds:.1f}"]
             lines.append(table_row([group, point["way"], score, *speeds, *areas]))
     text = [f"From {', '.join(found['files'])}.", "", *lines]
     if (ROOT / "docs" / "images" / "curve.png").exists():

@@ -123,3 +123,13 @@ def test_mistakes_are_one_line(
         file.write_text(content, encoding="utf-8")
     assert run(["eval", "--curve", str(file)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_of_several_answers_at_once_has_no_speed_and_is_shown_without(tmp_path: Path) -> None:
+    together = humaneval("fastdiffuser", 0.7, 0.1, 3.0)
+    del together["results"]["tokens_per_second"]
+    found = curves(written(tmp_path, ar=humaneval("ar", None, 0.2, 1.0), together=together))
+    (group,) = found["groups"].values()
+    assert [point["tokens_per_second"] for point in group["points"]] == [10.0, None]
+    assert [table.row_count for table in tables(found)] == [2]
+    assert picture(found).axes

@@ -22,7 +22,10 @@ AR = "ar"
 
 
 class Point(NamedTuple):
-    """One way to decode, on one set of prompts. family: ways that differ in a threshold alone. score: in per cent."""
+    """One way to decode, on one set of prompts. family: ways that differ in a threshold alone. score: in per cent.
+
+    tokens_per_second: None where several answers were in hand at once (`--at-once`).
+    """
 
     group: str
     family: str
@@ -31,7 +34,7 @@ class Point(NamedTuple):
     low: float
     high: float
     tpf: float
-    tokens_per_second: float
+    tokens_per_second: float | None
 
 
 def curves(files: Sequence[Path]) -> dict[str, Any]:
@@ -93,7 +96,8 @@ def of_humaneval(found: dict[str, Any]) -> tuple[str, list[Point]]:
 def point_of(group: str, way: str, score: dict[str, float], numbers: dict[str, Any]) -> Point:
     family = way.rsplit(" ", 1)[0] if way.startswith("fastdiffuser ") else way
     value, low, high = (100 * score[key] for key in ("value", "low", "high"))
-    return Point(group, family, way, value, low, high, numbers["tpf"]["value"], numbers["tokens_per_second"]["value"])
+    seconds = numbers.get("tokens_per_second")
+    return Point(group, family, way, value, low, high, numbers["tpf"]["value"], seconds["value"] if seconds else None)
 
 
 def aup(points: Sequence[Point], best: float) -> float:
@@ -139,7 +143,8 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
             score = f"{point['score']:.1f} %"
             if point["low"] < point["high"]:
                 score += f" ({point['low']:.1f} to {point['high']:.1f})"
-            table.add_row(point["way"], score, f"{point['tpf']:.2f}", f"{point['tokens_per_second']:.1f}", text)
+            seconds = point["tokens_per_second"]
+            table.add_row(point["way"], score, f"{point['tpf']:.2f}", "" if seconds is None else f"{seconds:.1f}", text)
         yield table
 
 
@@ -154,7 +159,7 @@ def picture(found: dict[str, Any]) -> Figure:
     for axes, (group, numbers) in zip(figure.subplots(len(groups), 2, squeeze=False), groups.items(), strict=True):
         for axis, speed in zip(axes, ("tpf", "tokens_per_second"), strict=True):
             for number, family in enumerate(numbers["areas"]):
-                own = [point for point in numbers["points"] if point["family"] == family]
+                own = [point for point in numbers["points"] if point["family"] == family and point[speed] is not None]
                 own.sort(key=lambda point: float(point["tpf"]))
                 values = [point["score"] for point in own]
                 around = [[p["score"] - p["low"] for p in own], [p["high"] - p["score"] for p in own]]
