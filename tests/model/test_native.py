@@ -18,6 +18,7 @@ from tests.model import test_packed as plain
 from unmask.config import EngineConfig, ModelConfig
 from unmask.engine.runner import Runner
 from unmask.kernels import compiled
+from unmask.kernels.__main__ import main
 from unmask.model import native
 from unmask.model.adapter import attach
 from unmask.model.attention import PagedAttention, Segment
@@ -235,6 +236,18 @@ def test_sizes_that_do_not_fit_are_left_to_torch(config: ModelConfig) -> None:
 def test_no_library_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("unmask.kernels.compiled.shutil.which", lambda name: None)
     assert compiled.find.__wrapped__(tmp_path) is None
+
+
+def test_a_library_beside_its_source_needs_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = tmp_path / "step.cpp"
+    source.write_bytes(compiled.SOURCE.read_bytes())
+    monkeypatch.setattr(compiled, "SOURCE", source)
+    main()
+    assert [file.name for file in tmp_path.glob("*.so")] == [f"step-{compiled.version()}.so"]
+    monkeypatch.setattr("unmask.kernels.compiled.shutil.which", lambda name: None)
+    assert compiled.find.__wrapped__(tmp_path / "empty")
+    with pytest.raises(SystemExit, match=r"no C\+\+ compiler"):
+        main()
 
 
 def test_no_library_if_it_cannot_be_compiled_loaded_or_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -47,18 +47,19 @@ def library(folder: Path) -> Library | None:
 
 @cache
 def find(folder: Path) -> Library | None:
-    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if os.environ.get("UNMASK_KERNELS") == "0" or not sys.platform.startswith("linux") or not can_run():
         return None
-    file = folder / f"step-{version()}.so"
     try:
-        if not file.exists():
-            if compiler is None:
-                return None
-            build(compiler, file)
-        return Library(file)
+        made = next((file for file in map(file_in, (SOURCE.parent, folder)) if file.exists()), None)
+        return Library(made or build(file_in(folder)))
     except (OSError, subprocess.SubprocessError, AttributeError):
         return None
+
+
+def file_in(folder: Path) -> Path:
+    """Where the library is in a folder. It may lie beside its source (`python -m unmask.kernels`), for images that
+    have no compiler."""
+    return folder / f"step-{version()}.so"
 
 
 def version() -> str:
@@ -76,12 +77,15 @@ def can_run() -> bool:
     return set(FEATURES) <= set(flags)
 
 
-def build(compiler: str, file: Path) -> None:
-    """Compile into a file of another name first, so that nobody loads half a library."""
+def build(file: Path) -> Path:
+    """Compile, into a file of another name first, so that nobody loads half a library. OSError without a compiler."""
+    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError(f"no C++ compiler: none of {', '.join(COMPILERS)} is there")
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         made = Path(folder) / file.name
-        subprocess.run(
-            [compiler, *FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True, timeout=SECONDS
-        )
+        command = [compiler, *FLAGS, "-o", str(made), str(SOURCE)]
+        subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
         os.replace(made, file)
+    return file
