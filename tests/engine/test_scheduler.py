@@ -177,3 +177,18 @@ def test_cancel_in_every_phase(when: str) -> None:
 
 def test_cancel_of_an_unknown_number_is_no_error() -> None:
     scripted()[0].cancel(17)
+
+
+def test_the_engine_rests_once_whenever_nobody_is_left() -> None:
+    engine, _ = scripted(pages=200)
+    rested = list[int]()
+    engine.rest = lambda: rested.append(len(engine.requests))
+    first = [engine.submit(one) for one in seeded(1, 2, max_tokens=3)]
+    engine.cancel(first[0])
+    assert rested == []
+    drain(engine)
+    assert rested == [0]
+    last = engine.submit(request())
+    engine.cancel(last)
+    engine.cancel(last)
+    assert rested == [0, 0]

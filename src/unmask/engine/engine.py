@@ -55,12 +55,19 @@ class Limits:
 
 
 class Engine:
-    """known: what was measured before for this machine and model; without it nothing is kept."""
+    """known: what was measured before for this machine and model; without it nothing is kept. rest: called whenever
+    the last request is gone."""
 
     def __init__(
-        self, runner: Executes, pages: int, config: EngineConfig, limits: Limits, known: Known | None = None
+        self,
+        runner: Executes,
+        pages: int,
+        config: EngineConfig,
+        limits: Limits,
+        known: Known | None = None,
+        rest: Callable[[], None] = lambda: None,
     ) -> None:
-        self.runner, self.config, self.limits, self.known = runner, config, limits, known
+        self.runner, self.config, self.limits, self.known, self.rest = runner, config, limits, known, rest
         self.pages = Pages(pages, config.page_size)
         self.scheduler = Scheduler(self.pages, config)
         self.questions = Questions(config.oracle_seconds)
@@ -285,7 +292,8 @@ class Engine:
     def forget(self, live: Live) -> None:
         self.scheduler.drop(live)
         self.questions.forget(live.id)
-        self.requests.pop(live.id, None)
+        if self.requests.pop(live.id, None) and not self.requests:
+            self.rest()
 
     def learn(self, state: State) -> None:
         """Fold a finished request's draft acceptance into the prior of the next ones."""

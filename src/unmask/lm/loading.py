@@ -24,7 +24,7 @@ from unmask.model.balance import TEXT, balances
 from unmask.model.card import read_card
 from unmask.model.checkpoint import AdapterWeights, Checkpoint, load_into, open_checkpoint, read_adapter
 from unmask.model.decoder import Decoder
-from unmask.model.packed import can_pack, pack
+from unmask.model.packed import can_pack, give_back, pack
 from unmask.model.sharding import Shard
 from unmask.text import Tokenizer
 from unmask.types import Traits
@@ -85,7 +85,7 @@ def load(
         how["kernels"] = native.version() if decoder.native else None
         file = known.Known(known.folder(), identity(checkpoint, adapters, how))
         runner = Runner(decoder, config, pages, *((crew.step,) if crew else ()))
-        engine = Engine(runner, pages, config, limits, file)
+        engine = Engine(runner, pages, config, limits, file, give_back)
         return Parts(str(name), checkpoint, traits, decoder, tokenizer, engine, bits, crew)
     except BaseException:
         if crew:
