@@ -80,7 +80,7 @@ class Scripted:
         return Row(first, 0.6 + 0.1 * (position % 4), second, 0.05)
 
     def measure(
-        self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None, kept: int = 0
+        self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None, kept: int = 0, own: bool = False
     ) -> tuple[tuple[int, float], ...]:
         return tuple((count, 1.0 + count / 100) for count in rows)
 

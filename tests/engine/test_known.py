@@ -33,7 +33,9 @@ class Counting(Scripted):
         super().__init__(100, 64)
         self.asked = list[tuple[str | None, int]]()
 
-    def measure(self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None, kept: int = 0) -> Any:
+    def measure(
+        self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None, kept: int = 0, own: bool = False
+    ) -> Any:
         assert len(pages) * 64 >= kept + rows[-1]
         self.asked.append((adapter, kept))
         return tuple((count, 1.0 + kept / 1024 + count / 128 + (adapter is not None)) for count in rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -222,3 +224,17 @@ def test_measuring_gives_a_time_for_every_count() -> None:
     table = runner().measure((1, 4, 9), list(range(3)), repeats=1)
     assert [count for count, _ in table] == [1, 4, 9]
     assert all(seconds > 0 for _, seconds in table)
+
+
+def test_own_time_leaves_out_what_others_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that others hold for a while shows on the wall and not in the time of the thread."""
+    run, plain = runner(), Runner.run
+
+    def held(self: Runner, jobs: Sequence[Job]) -> list[Rows]:
+        time.sleep(0.05)
+        return plain(self, jobs)
+
+    monkeypatch.setattr(Runner, "run", held)
+    ((_, wall),) = run.measure((1,), [0], repeats=1)
+    ((_, own),) = run.measure((1,), [0], repeats=1, own=True)
+    assert wall >= 0.05 > own > 0

@@ -32,7 +32,7 @@ class Executes(Protocol):
 
     def run(self, jobs: Sequence[Job]) -> list[Rows]: ...
     def measure(
-        self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None, kept: int = 0
+        self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None, kept: int = 0, own: bool = False
     ) -> Table: ...
 
 
@@ -191,19 +191,22 @@ class Engine:
 
     def measured(self, adapter: str | None = None, kept: int = 0) -> Table:
         table, slowest = list[tuple[int, float]](), 0.0
-        for number, seconds in self.timed(COST_ROWS, adapter, kept):
+        for number, seconds in self.timed(COST_ROWS, adapter, kept, own=True):
             slowest = max(slowest, seconds)
             table.append((number, slowest))
         return tuple(table)
 
-    def timed(self, rows: Sequence[int], adapter: str | None = None, kept: int = 0) -> Table:
-        """(rows, seconds) of forwards that see `kept` rows, timed now, without those that there is no memory for."""
+    def timed(self, rows: Sequence[int], adapter: str | None = None, kept: int = 0, own: bool = False) -> Table:
+        """(rows, seconds) of forwards that see `kept` rows, timed now, without those that there is no memory for.
+
+        own: see `Runner.measure`.
+        """
         scratch = list[int]()
         fitting = [count for count in rows if count <= self.pages.free * self.pages.size - kept]
         if not fitting or not self.pages.extend(scratch, kept + max(fitting)):
             return ()
         try:
-            return self.runner.measure(fitting, scratch, adapter=adapter, kept=kept)
+            return self.runner.measure(fitting, scratch, adapter=adapter, kept=kept, own=own)
         finally:
             self.pages.release(scratch)
 
