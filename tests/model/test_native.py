@@ -17,11 +17,12 @@ from torch import Tensor
 from tests.model import test_packed as plain
 from unmask.config import EngineConfig, ModelConfig
 from unmask.engine.runner import Runner
-from unmask.kernels import compiled
+from unmask.kernels import Library, compiled
 from unmask.kernels.__main__ import main
 from unmask.model import native
 from unmask.model.adapter import attach
 from unmask.model.attention import PagedAttention, Segment
+from unmask.model.coherence import Coherence
 from unmask.model.decoder import Batch, Decoder
 from unmask.model.kv import KVCache
 from unmask.model.native import Places, fits
@@ -155,7 +156,7 @@ def test_bits_do_not_depend_on_where_the_keys_stand_that_a_row_sees(kept: int, u
     mask[0, seen] = True
     own = alone.segments[0].slots
     assert isinstance(own, Tensor)
-    slots = torch.randperm(SLOTS)[: kept + unseen + 1]
+    slots = torch.from_numpy(draw.permutation(SLOTS))[: kept + unseen + 1]
     free = torch.tensor(sorted(set(range(SLOTS)) - set(own.tolist())))
     slots = free[slots % len(free)]
     slots[torch.from_numpy(seen)] = own
@@ -203,7 +204,9 @@ def test_rows_of_a_head_can_be_looked_up() -> None:
     for config in (CONFIG, replace(CONFIG, tied=True, vocab_size=83)):
         for eight in (False, True):
             expected, ids = decoder(config).lm_head.weight, torch.tensor([[0, 5], [82, 17]])
-            model = taken(decoder(config), eight)
+            plain_model = decoder(config)
+            plain_model.coherence["draft"] = Coherence(torch.ones(4, 64), torch.ones(4, 64), torch.ones(64, 4))
+            model = taken(plain_model, eight)
             assert torch.equal(model.lm_head.weight[ids], expected[ids])
             assert torch.equal(model.model.embed_tokens(ids), decoder(config).model.embed_tokens(ids))
 
@@ -233,37 +236,100 @@ def test_sizes_that_do_not_fit_are_left_to_torch(config: ModelConfig) -> None:
     assert not fits(Decoder(config).to(torch.bfloat16))
 
 
-def test_no_library_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("unmask.kernels.compiled.shutil.which", lambda name: None)
-    assert compiled.find.__wrapped__(tmp_path) is None
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The source in a folder of its own, with nothing compiled beside it."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    copy = folder / "step.cpp"
+    copy.write_bytes(compiled.SOURCE.read_bytes())
+    monkeypatch.setattr(compiled, "SOURCE", copy)
+    return copy
 
 
-def test_a_library_beside_its_source_needs_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    source = tmp_path / "step.cpp"
-    source.write_bytes(compiled.SOURCE.read_bytes())
-    monkeypatch.setattr(compiled, "SOURCE", source)
-    main()
-    assert [file.name for file in tmp_path.glob("*.so")] == [f"step-{compiled.version()}.so"]
+def find(folder: Path) -> Library | None:
+    return compiled.find.__wrapped__(folder)
+
+
+def test_no_library_without_a_compiler(monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path) -> None:
     monkeypatch.setattr("unmask.kernels.compiled.shutil.which", lambda name: None)
-    assert compiled.find.__wrapped__(tmp_path / "empty")
+    assert find(tmp_path / "cache") is None
     with pytest.raises(SystemExit, match=r"no C\+\+ compiler"):
         main()
 
 
-def test_no_library_if_it_cannot_be_compiled_loaded_or_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.cpp"
-    broken.write_text("this is no program")
-    with monkeypatch.context() as patch:
-        patch.setattr(compiled, "SOURCE", broken)
-        assert compiled.find.__wrapped__(tmp_path) is None
-        (tmp_path / f"step-{compiled.version()}.so").write_bytes(b"no library")
-        assert compiled.find.__wrapped__(tmp_path) is None
+def test_a_library_beside_its_source_needs_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path
+) -> None:
+    main()
+    assert [file.name for file in source.parent.glob("*.so")] == [f"step-{compiled.version()}.so"]
+    monkeypatch.setattr("unmask.kernels.compiled.shutil.which", lambda name: None)
+    assert find(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_broken_library_is_compiled_anew(source: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    compiled.file_in(cache).write_bytes(b"")
+    assert find(cache)
+    assert compiled.file_in(cache).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("shared", ["file", "folder"])
+def test_a_library_that_others_may_write_is_not_loaded(source: Path, tmp_path: Path, shared: str) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    planted = compiled.file_in(cache)
+    planted.write_bytes(b"planted")
+    (planted if shared == "file" else cache).chmod(0o777)
+    assert not compiled.trusted(planted)
+
+
+def test_no_library_if_it_cannot_be_compiled_or_run(
+    monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(compiled, "FEATURES", ("an_instruction_of_tomorrow",))
-        assert compiled.find.__wrapped__(tmp_path) is None
+        assert find(tmp_path / "cache") is None
     with monkeypatch.context() as patch:
         patch.setenv("UNMASK_KERNELS", "0")
-        assert compiled.find.__wrapped__(tmp_path) is None
+        assert find(tmp_path / "cache") is None
+    source.write_text("this is no program")
+    assert find(tmp_path / "cache") is None
+    with pytest.raises(SystemExit, match="the compiler refuses"):
+        main()
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "odd vocabulary"])
+@pytest.mark.parametrize("eight", [False, True])
+def test_layers_made_anew_are_those_that_were_taken(name: str, eight: bool) -> None:
+    """For measurements that bring their own attention: an adapter on some rows, and a mask of their own."""
+    expected, found = decoder(CONFIGS[name]), taken(decoder(CONFIGS[name]), eight)
+    right = plain.hidden(expected, gated=(2, 3, 9))
+    error = off(plain.hidden(found, gated=(2, 3, 9)), right.float())
+    assert error.max() < (0.1 if eight else 0.04)
+    assert eight or torch.equal(plain.hidden(found), plain.hidden(expected))
+    assert (right - plain.hidden(expected)).abs().max() > 0.05
+
+
+def test_more_threads_than_the_kernels_know_are_not_asked_for() -> None:
+    threads = torch.get_num_threads()
+    expected = by_kernels(MODELS[False], Work(CONFIG, [(3, 9)]))
+    try:
+        torch.set_num_threads(140)
+        assert torch.equal(by_kernels(MODELS[False], Work(CONFIG, [(3, 9)])), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_row_has_one_adapter() -> None:
+    work, model = Work(CONFIG, [(2, 3)]), taken(decoder())
+    assert model.native is not None
+    model.native.adapters.append("other")  # type: ignore[attr-defined]
+    work.batch = replace(work.batch, gates={"draft": torch.tensor([1]), "other": torch.tensor([1])})
+    with pytest.raises(ValueError, match="two adapters cannot act on one row"):
+        by_kernels(model, work)
 
 
 MODELS = {eight: taken(decoder(), eight) for eight in (False, True)} if FOUND else {}

@@ -1,9 +1,10 @@
-"""Compiles `step.cpp` for this machine, once, and loads it. Kept in a folder by source, compiler and flags."""
+"""Compiles `step.cpp` for this machine, once, and loads it. Kept in a folder by source and flags."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", *(f"-m{name.replac
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 120  # that compiling may take
 LOCK = Lock()
+log = logging.getLogger(__name__)
 
 
 class Library:
@@ -49,11 +51,31 @@ def library(folder: Path) -> Library | None:
 def find(folder: Path) -> Library | None:
     if os.environ.get("UNMASK_KERNELS") == "0" or not sys.platform.startswith("linux") or not can_run():
         return None
+    for file in map(file_in, (SOURCE.parent, folder)):
+        try:
+            if trusted(file):
+                return Library(file)
+        except (OSError, AttributeError) as error:
+            log.warning("%s cannot be loaded: %s", file, error)
     try:
-        made = next((file for file in map(file_in, (SOURCE.parent, folder)) if file.exists()), None)
-        return Library(made or build(file_in(folder)))
-    except (OSError, subprocess.SubprocessError, AttributeError):
-        return None
+        return Library(build(file_in(folder)))
+    except subprocess.CalledProcessError as error:
+        log.warning("kernels cannot be compiled: %s", error.stderr.decode(errors="replace")[:500])
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        log.info("no kernels of our own: %s", error)
+    return None
+
+
+def trusted(file: Path) -> bool:
+    """Whether it is there, and nobody but its owner could have written it, who is this user or the system's."""
+    if not file.exists():
+        return False
+    for part in (file, file.parent):
+        found = part.stat()
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+            log.warning("%s is not loaded: others than you may write to %s", file, part)
+            return False
+    return True
 
 
 def file_in(folder: Path) -> Path:
@@ -79,13 +101,17 @@ def can_run() -> bool:
 
 def build(file: Path) -> Path:
     """Compile, into a file of another name first, so that nobody loads half a library. OSError without a compiler."""
-    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
-    if compiler is None:
+    compilers = [path for name in COMPILERS if (path := shutil.which(name))]
+    if not compilers:
         raise FileNotFoundError(f"no C++ compiler: none of {', '.join(COMPILERS)} is there")
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         made = Path(folder) / file.name
-        command = [compiler, *FLAGS, "-o", str(made), str(SOURCE)]
-        subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+        for number, compiler in enumerate(compilers, 1):
+            command = [compiler, *FLAGS, "-o", str(made), str(SOURCE)]
+            done = subprocess.run(command, check=number == len(compilers), capture_output=True, timeout=SECONDS)
+            if done.returncode == 0:
+                break
+        made.chmod(0o755)
         os.replace(made, file)
     return file

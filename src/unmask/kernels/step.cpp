@@ -372,7 +372,10 @@ struct Memory { // of one forward at a time; grows and stays
     std::vector<char> bytes;
     int64_t used = 0;
     void reset(int64_t size) {
-        if (int64_t(bytes.size()) < size + 64) bytes.resize(size + 64);
+        if (int64_t(bytes.size()) < size + 64) {
+            bytes = {}; // nothing in it is needed any more
+            bytes.resize(size + 64);
+        }
         used = (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64) % 64;
     }
     template <class T> T *take(int64_t count) {
@@ -425,6 +428,7 @@ struct Forward {
         for (int64_t s = 0; s < b.segments; s++) {
             const Segment &own = b.segment[s];
             const int64_t most = std::clamp<int64_t>(SCORES / ((own.keys + 15) * share), 1, MOST_QUERIES);
+            if (own.last == own.first) continue;
             const int64_t count = own.last - own.first, even = m.kv_heads % threads ? std::min(count, threads) : 1;
             const int64_t parts = std::max((count + most - 1) / most, even);
             for (int64_t i = 0; i < parts; i++)
@@ -597,7 +601,7 @@ struct Forward {
     }
 
     // V vectors of columns of the weighted values of R query rows. Keys come one after the other, and one that is not
-    // seen adds nothing: so a row's result does not depend on where the keys stand that it sees.
+    // seen adds nothing: so a row's result does not depend on what stands between the keys that it sees.
     template <int R, int V>
     void weigh(const Segment &own, int64_t keys, int64_t padded, const bf16 *values, int64_t column,
                const float *weights, bf16 *const *outs) const {
@@ -684,6 +688,7 @@ void unmask_release(void *memory) { delete static_cast<Memory *>(memory); }
 
 // All layers, in place on the rows in batch->x.
 void unmask_layers(const Model *model, const Batch *batch, void *memory, int threads) {
+    threads = std::min(threads, MOST_THREADS);
     Forward forward(*model, *batch, *static_cast<Memory *>(memory), threads);
     const std::unique_ptr<Phase[]> phases(new Phase[model->layers * forward.phases()]);
 #pragma omp parallel num_threads(threads)
@@ -697,6 +702,7 @@ void unmask_layers(const Model *model, const Batch *batch, void *memory, int thr
 void unmask_product(const Matrix *matrix, const bf16 *x, int64_t rows, bf16 *out, void *memory, int threads) {
     const int64_t inputs = matrix->inputs, outputs = (matrix->outputs + BLOCK - 1) / BLOCK * BLOCK;
     Memory &own = *static_cast<Memory *>(memory);
+    threads = std::min(threads, MOST_THREADS);
     own.reset(rows * (inputs + 8) + 3 * 64);
     int8_t *whole = own.take<int8_t>(rows * inputs);
     float *factor = own.take<float>(rows);

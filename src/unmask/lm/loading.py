@@ -62,9 +62,9 @@ def load(
     place = device_of(device)
     number = dtype_of(dtype, place)
     bits = quantization.check(quantize, place, number) if quantize else None
-    if place.type == "cpu" and number == torch.bfloat16 and tp == 1:
-        native.prepare()
     source = store.resolve(name)
+    if place.type == "cpu" and number == torch.bfloat16 and tp == 1 and bits != "int4":
+        native.prepare()
     checkpoint = open_checkpoint(source)
     traits, adapters = with_adapter(checkpoint, adapter)
     traits = with_mask(traits, mask_id, checkpoint.config.vocab_size)

@@ -6,8 +6,9 @@ Shapes: T rows, R rows read, D hidden, H query heads, G key/value heads, K head 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -188,6 +189,13 @@ class Turn:
     outside: Mapping[str, Tensor]
 
 
+class WholeStack(Protocol):
+    """All layers as one (`model.native`)."""
+
+    def __call__(self, decoder: Decoder, batch: Batch, places: Any) -> Tensor: ...
+    def layers(self, config: ModelConfig) -> Iterator[nn.Module]: ...
+
+
 class Stack(nn.Module):
     """Embeddings, layers and the final norm, under the names that Hugging Face gives them."""
 
@@ -212,13 +220,13 @@ class Decoder(nn.Module):
         self.mask_embeddings: dict[str, Tensor] = {}
         self.coherence: dict[str, Coherence] = {}
         self.packed = False  # `model.packed.pack` or `model.native.pack` has been at work
-        self.native: Callable[..., Tensor] | None = None  # all layers in one call
+        self.native: WholeStack | None = None  # all layers in one call, with attention over the paged cache
 
     def forward(self, batch: Batch, attend: Attend) -> Tensor:
         """Hidden states [T, D] before the final norm."""
         x = self.embed(batch)
         turn = self.turn(batch, x.dtype)
-        for layer in self.model.layers:
+        for layer in self.model.layers if self.native is None else self.native.layers(self.config):
             x = layer(x, turn, attend)
         return x
 
@@ -235,7 +243,7 @@ class Decoder(nn.Module):
         if self.config.query_scale is not None:
             scale = query_scale(batch.positions, *self.config.query_scale).to(dtype)[:, None, None]
         cos, sin = cos.to(dtype)[:, None], sin.to(dtype)[:, None]
-        if not self.packed:
+        if not self.packed or self.native is not None:
             return Turn(cos, sin, scale, batch.gates, {})
         return Turn(*whole(cos, sin), scale, batch.gates, outside(batch.gates, len(batch.tokens)))
 

@@ -7,39 +7,30 @@ Shapes: T rows, R rows read, D hidden, O outputs of a matrix, K head dim, V voca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ctypes import byref, c_void_p
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 from typing import cast
 
 import numpy as np
+import platformdirs
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask import kernels
-from unmask.kernels import (
-    BatchShape,
-    GroupShape,
-    LayerShape,
-    Library,
-    LowRankShape,
-    MatrixShape,
-    ModelShape,
-    PanelShape,
-    SegmentShape,
-)
-from unmask.model import store
+from unmask.config import ModelConfig
+from unmask.kernels import BatchShape, LayerShape, Library, ModelShape, SegmentShape
+from unmask.model import unpacked
 from unmask.model.attention import Segment
-from unmask.model.decoder import Batch, Decoder, Embedding, Layer, Norm, Numerics, Projection
+from unmask.model.blocks import BLOCK, Matrix, Parts, address
+from unmask.model.decoder import Batch, Decoder, Embedding, Layer, Numerics, Projection
 from unmask.model.kv import KVCache
 from unmask.model.packed import give_back, scaled
 from unmask.model.packed_rows import PackedEmbedding, PackedRows
 from unmask.model.rope import query_scale
-from unmask.quantization import int8
 
-BLOCK = 32  # outputs that lie side by side
 VECTOR = 16  # values that are taken at a time
 
 
@@ -54,7 +45,8 @@ class Places:
 
 def library() -> Library | None:
     """Our kernels, if this machine can have them. The first time, they are compiled."""
-    return kernels.library(store.home() / "kernels")
+    # Not in UNMASK_HOME, which people share: what is loaded from here runs.
+    return kernels.library(Path(platformdirs.user_cache_dir("unmask")) / "kernels")
 
 
 def prepare() -> None:
@@ -85,108 +77,6 @@ def fits(decoder: Decoder) -> bool:
     )
 
 
-def address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def in_blocks(weight_OD: Tensor, side: int) -> Tensor:
-    """[O / 32, D / side, 32, side]; missing outputs are zeros."""
-    padded = F.pad(weight_OD, (0, 0, 0, -len(weight_OD) % BLOCK))
-    return padded.view(-1, BLOCK, padded.shape[1] // side, side).transpose(1, 2).contiguous()
-
-
-class Matrix:
-    """One matrix [O, D] in blocks, in bfloat16 or 8 bits, and the structure that says where it is."""
-
-    def __init__(self, weight_OD: Tensor, bias_O: Tensor | None = None, eight_bits: bool = False) -> None:
-        (outputs, inputs), more = weight_OD.shape, -len(weight_OD) % BLOCK
-        self.scale = None
-        if eight_bits:
-            whole, scale = int8.rounded(weight_OD)
-            unsigned = whole.view(torch.uint8) ^ int8.ZERO  # with ZERO added
-            self.values, self.scale = in_blocks(unsigned, 4), F.pad(scale, (0, more))
-        else:
-            self.values = in_blocks(weight_OD, 2)
-        self.bias = None if bias_O is None else F.pad(bias_O.float(), (0, more))
-        parts = (self.values, self.scale, self.bias)
-        self.shape = MatrixShape(*map(address, parts), outputs, inputs)
-
-
-class LowRank:
-    """One adapter of the projections of a group: their A as one matrix, and of each its B, in blocks of outputs."""
-
-    def __init__(self, parts: Sequence[Projection], name: str, factors_D: Tensor | None) -> None:
-        a, self.b, panels, left = list[Tensor](), list[Tensor](), list[PanelShape](), 0
-        for part in parts:
-            low, count = part.adapters.get(name), part.out_features // BLOCK
-            if low is None:
-                panels += [PanelShape(None, 0, 0)] * count
-                continue
-            more = len(low.a) % 2  # inner values are taken by pairs
-            a.append(F.pad(scaled(low.a.detach(), factors_D), (0, 0, 0, more)))
-            blocks = in_blocks(F.pad(low.b.detach() * low.scale, (0, more)), 2)
-            size, rank = blocks[0].numel() * blocks.itemsize, len(a[-1])
-            panels += [PanelShape(blocks.data_ptr() + i * size, left, rank // 2) for i in range(count)]
-            self.b.append(blocks)
-            left += rank
-        self.rank = left + -left % BLOCK
-        self.a = Matrix(torch.cat(a)) if a else None
-        self.panels = (PanelShape * len(panels))(*panels)
-        self.shape = LowRankShape(self.a.shape if self.a else MatrixShape(), self.panels)
-
-
-class Group:
-    """Projections that read the same rows, as one matrix. Takes their weights away.
-
-    factors: what the rows were divided by, channel by channel (`model.balance`).
-    """
-
-    def __init__(
-        self, parts: Sequence[Projection], adapters: Sequence[str], eight_bits: bool, factors_D: Tensor | None = None
-    ) -> None:
-        weights = [part.weight.detach() for part in parts]
-        biases = [part.bias.detach() for part in parts if part.bias is not None]
-        weight = scaled(weights[0] if len(parts) == 1 else torch.cat(weights), factors_D)
-        self.matrix = Matrix(weight, torch.cat(biases) if biases else None, eight_bits)
-        self.adapters = [LowRank(parts, name, factors_D) for name in adapters]
-        self.lows = (LowRankShape * len(adapters))(*(low.shape for low in self.adapters))
-        self.shape = GroupShape(self.matrix.shape, self.lows)
-        for part in parts:
-            part.weight = nn.Parameter(part.weight.detach().to("meta"), requires_grad=False)
-            part.adapters = {}
-
-
-class Parts:
-    """A layer's matrices and norms as the kernels read them. The weights of `layer` are gone from it afterwards."""
-
-    def __init__(
-        self,
-        layer: Layer,
-        adapters: Sequence[str],
-        eight_bits: bool,
-        before: Tensor | None = None,
-        inside: Tensor | None = None,
-    ) -> None:
-        """before, inside: factors of the rows that attention and MLP read."""
-        attention, mlp = layer.self_attn, layer.mlp
-        own = [attention.q_norm, attention.k_norm] if attention.qk_norm else []
-        self.norms = [of_norm(layer.input_layernorm, before), of_norm(layer.post_attention_layernorm, inside)]
-        self.norms += [of_norm(norm, None) for norm in own]
-        self.groups = [
-            Group([attention.q_proj, attention.k_proj, attention.v_proj], adapters, eight_bits, before),
-            Group([attention.o_proj], adapters, eight_bits),
-            Group([mlp.gate_proj, mlp.up_proj], adapters, eight_bits, inside),
-            Group([mlp.down_proj], adapters, eight_bits),
-        ]
-        norms = [*map(address, self.norms), None, None][:4]
-        self.shape = LayerShape(*norms, *(group.shape for group in self.groups))
-
-
-def of_norm(norm: Norm, factors_D: Tensor | None) -> Tensor:
-    weight = norm.weight.detach().float()
-    return weight if factors_D is None else weight / factors_D.float()
-
-
 class Memory:
     """What a forward computes with; it grows and stays."""
 
@@ -213,11 +103,11 @@ class Native:
             factors = (balances.get(place) for place in places)
             self.parts.append(Parts(cast(Layer, layer), self.adapters, eight_bits, *factors))
         ranks = [low.rank for part in self.parts for group in part.groups for low in group.adapters]
-        self.layers = (LayerShape * len(self.parts))(*(part.shape for part in self.parts))
+        self.table = (LayerShape * len(self.parts))(*(part.shape for part in self.parts))
         sizes = (config.layers, config.hidden_size, config.heads, config.kv_heads, config.head_dim)
-        self.shape = ModelShape(*sizes, config.intermediate_size, max(ranks, default=0), config.norm_eps, self.layers)
+        self.shape = ModelShape(*sizes, config.intermediate_size, max(ranks, default=0), config.norm_eps, self.table)
         self.slots = np.arange(0, dtype=np.int64)
-        self.cos = self.sin = torch.empty(0)
+        self.cos = self.sin = torch.empty(0, device="cpu")
 
     def __call__(self, decoder: Decoder, batch: Batch, places: Places) -> Tensor:
         """Hidden states [T, D] before the final norm, as `Decoder.forward` gives them."""
@@ -228,7 +118,10 @@ class Native:
         adapter = np.full(rows, -1, dtype=np.int32)
         for i, name in enumerate(self.adapters):
             if name in batch.gates:
-                adapter[batch.gates[name].numpy()] = i
+                rows_of = batch.gates[name].numpy()
+                if (adapter[rows_of] >= 0).any():
+                    raise ValueError("two adapters cannot act on one row here")
+                adapter[rows_of] = i
         if len(self.slots) < cache.keys.shape[1]:
             self.slots = np.arange(cache.keys.shape[1], dtype=np.int64)
         held = [self.segment(segment) for segment in places.segments]
@@ -245,11 +138,15 @@ class Native:
         self.library.layers(byref(self.shape), byref(shape), self.memory.place, torch.get_num_threads())
         return x_TD
 
+    def layers(self, config: ModelConfig) -> Iterator[nn.Module]:
+        """The layers as torch computes them, for an attention that is not over the paged cache."""
+        return unpacked.layers(self.parts, self.adapters, config)
+
     def angles(self, decoder: Decoder, highest: int) -> tuple[Tensor, Tensor]:
         """cos, sin: float32 [., K / 2] of all positions to the highest, rounded as every other way of computing a layer
         has them."""
         if highest >= len(self.cos):
-            every = torch.arange(1 << max(highest, 1023).bit_length())
+            every = torch.arange(1 << max(highest, 1023).bit_length(), device="cpu")
             self.cos, self.sin = (part.bfloat16().float() for part in decoder.rotary.at(every, len(every) - 1))
         return self.cos, self.sin
 
@@ -266,17 +163,26 @@ class Head(nn.Module):
     """The matrix of an `lm_head`. rows: it as rows that can be looked up."""
 
     def __init__(
-        self, head: Projection, tied: Tensor | None, eight_bits: bool, factors_D: Tensor | None, memory: Memory
+        self,
+        head: Projection,
+        tied: Tensor | None,
+        eight_bits: bool,
+        factors_D: Tensor | None,
+        memory: Memory,
+        coherent: bool,
     ) -> None:
-        """tied: the embedding that is the same matrix, which need not be kept beside it."""
+        """tied: the embedding that is the same matrix. coherent: a coherence head looks rows up, of which 8 bits of an
+        untied head would not be enough."""
         super().__init__()
         weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
         self.memory, self.outputs = memory, len(weight)
         self.matrix = Matrix(scaled(weight, factors_D), bias, eight_bits)
-        if eight_bits:
-            self.rows: Tensor | PackedRows = weight if tied is None else tied
-        else:
-            self.rows = PackedRows(self.matrix.values, self.matrix.values.transpose(1, 2), weight.shape[1])
+        rows: Tensor | PackedRows | None = tied
+        if eight_bits and tied is None and coherent:
+            rows = weight
+        elif not eight_bits:
+            rows = PackedRows(self.matrix.values, self.matrix.values.transpose(1, 2), weight.shape[1])
+        self.rows = rows
         # Not in the norm: a coherence head reads the same rows.
         self.inverse = None if factors_D is None else (1 / factors_D).to(weight.dtype)
         self.numerics = Numerics()
@@ -297,6 +203,8 @@ class Head(nn.Module):
 
     @property
     def weight(self) -> Tensor | PackedRows:
+        if self.rows is None:
+            raise ValueError("the rows of a packed lm_head cannot be looked up")
         return self.rows
 
 
@@ -309,7 +217,7 @@ def pack(
     decoder.native = Native(decoder, library, eight_bits, factors, memory)
     decoder.model.layers = nn.ModuleList()
     tied = decoder.model.embed_tokens.weight if decoder.config.tied else None
-    head = Head(decoder.lm_head, tied, eight_bits, factors.get("lm_head"), memory)
+    head = Head(decoder.lm_head, tied, eight_bits, factors.get("lm_head"), memory, bool(decoder.coherence))
     decoder.lm_head = cast(Projection, head)
     if tied is not None and isinstance(head.rows, PackedRows):
         decoder.model.embed_tokens = cast(Embedding, PackedEmbedding(head.rows))
