@@ -13,7 +13,7 @@ import pytest
 from tests.tinymodel import MASK, VOCABULARY, write_model
 from unmask import LM
 from unmask.cli import common, run
-from unmask.cli.patch import path_in, root_of
+from unmask.cli.patch import context, path_in, root_of
 from unmask.lm.patching import ModelFills
 from unmask.patching import Candidate, Gap
 
@@ -155,6 +155,23 @@ def test_an_oracle_from_the_command_line(file: Path, model: str, capsys: pytest.
     assert run(call(file, model, *NUMBER, "--constraint", allowed)) == 0
     todo = '{"type": "not_contains", "texts": ["import os"]}'  # which is not in what is written
     assert run(call(file, model, *NUMBER, "--constraint", todo)) == 0
+
+
+def test_a_soft_constraint_is_about_what_is_written(file: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text("# TODO old\nx = 1\ny = 2\n", encoding="utf-8")
+    todo = '{"type": "not_contains", "texts": ["TODO"]}'
+    for text, code in (("x = 3  # TODO new", 1), ("x = 3", 0)):
+        assert run(call(file, model, "--lines", "2", "--choice", text, "--constraint", todo, "--json")) == code
+        assert json.loads(capsys.readouterr().out)["candidates"][0]["text"] == text
+
+
+def test_two_files_of_one_name_are_both_seen(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("root", "a", "b")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "x.py").write_text(f"x = '{folder.name}'\n", encoding="utf-8")
+    given = [str(folder / "x.py") for folder in folders[1:]]
+    assert context([*given, given[0]], folders[0]) == {"x.py": "x = 'a'\n", given[1]: "x = 'b'\n"}
 
 
 @pytest.mark.parametrize(

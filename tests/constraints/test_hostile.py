@@ -104,6 +104,15 @@ def test_a_loop_behind_the_same_loop_adds_nothing() -> None:
     assert len(sizes) == 1
 
 
+def test_many_ways_to_cut_a_suffix() -> None:
+    """Each of a thousand places of the suffix has a thousand where the rule may end."""
+    grammar = Grammar('root ::= "x" b\nb ::= "" | a b\na ::= [a-z] | [a-z] a', "gbnf")
+    compiler = Compiler(BYTES)
+    with pytest.raises(ConstraintError, match="takes too many steps"):
+        compiler.start(grammar, (), 20, after=b"a" * 1000)
+    assert compiler.start(grammar, (), 20, after=b"a" * 20)
+
+
 @pytest.mark.parametrize("begin", ["start:", "  start:", "%override start:", "%extend start:", "\t?start :"])
 def test_a_large_rule_is_seen_however_it_begins(begin: str) -> None:
     before = 'start: "x"\n' if begin.startswith("%") else ""

@@ -13,8 +13,9 @@ from tests.decoding.requests import scripts, speculative
 from tests.decoding.scripted import Script, feed, picks, run
 from unmask.decoding import linearspec
 from unmask.decoding.learning import LOOKUPS
-from unmask.decoding.lookup import LONGEST_MATCH, continuation
+from unmask.decoding.lookup import continuation
 from unmask.types import Ids, Read, Request, Row, Span, Speculation, State, Traits
+from unmask.types.settings import LONGEST_MATCH
 
 IDS = st.lists(st.integers(0, 2), max_size=40).map(tuple)
 
@@ -90,6 +91,14 @@ def test_linearspec_verifies_at_once_what_stood_there_before() -> None:
     assert state.memory[:4] == ((0, 0), (1, 1), (1, 1), (0, 1)), "matches of two, three and four tokens"
     assert state.memory[LOOKUPS] == (0, 0)
     assert any(span.full for span in linearspec.need(state).spans), "9 was not there before: the model drafts"
+
+
+def test_no_repetition_is_asked_for_that_is_longer_than_what_is_looked_for() -> None:
+    ids = tuple(range(LONGEST_MATCH)) * 2
+    assert continuation(ids, LONGEST_MATCH, 2) == (LONGEST_MATCH, (0, 1))
+    assert Speculation(lookup=LONGEST_MATCH).lookup == 16
+    with pytest.raises(ValueError, match="lookup must be between 0 and 16, got 17"):
+        Speculation(lookup=LONGEST_MATCH + 1)
 
 
 def test_a_stop_id_among_what_was_copied_ends_the_text() -> None:

@@ -83,6 +83,7 @@ def test_generations_in_every_mode(base: Path, adapter: Path, text: str) -> None
     assert all(row["tokens"] == 16 for row in rows.values())
     assert all(rows[name]["same_as_ar"] == 1.0 for name in rows if name != "fastdiffuser")
     assert rows["linearspec"]["acceptance_length"] >= 1.0
+    assert MODES["linearspec"]["lookup"] == 0, "the drafter alone"
 
 
 def test_a_joint_model_against_its_source(base: Path, text: str, tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ def test_the_numbers_are_those_of_the_rows(found: dict[str, Any], job: Job) -> N
     assert numbers["tpf"]["samples"] == 2
     assert found["all"]["ar"]["tpf"]["value"] == 1.0
     assert found["kinds"].keys() == {"code", "chat", "editing", "code, function alone"}
+    alone = found["kinds"]["code, function alone"]
+    assert "acceptance_length" in alone["linearspec"]
+    assert alone["linearspec + lookup"].keys() == {"tpf", "tokens", "nfe"}, "no telling how many rounds by then"
     asked = {(row["measure"], row["way"], row["kind"]): row for row in found["targets"]}
     assert asked["acceptance_length", "linearspec", "code"]["target"] == 4.0
     assert asked["tpf", "adaptivespec", "editing"]["target"] == 4.5
@@ -95,6 +98,8 @@ def test_the_function_alone_is_counted_as_if_it_had_ended_there(lm: LM) -> None:
     assert alone["tokens"] == kept
     assert alone["nfe"] == steps[kept - 1] - 1
     assert alone["rounds"] == len(set(steps[1:kept]))
+    (mixed,) = starter.cut(lm, [whole | {"way": starter.LINEAR_LOOKUP}])
+    assert mixed == {**{key: alone[key] for key in ("tokens", "prefill_tokens", "nfe")}, "way": starter.LINEAR_LOOKUP}
     nothing = whole | {"ids": list(lm.tokenizer.encode("\ndef g")), "step": steps[:6]}
     assert list(starter.cut(lm, [nothing])) == []
 

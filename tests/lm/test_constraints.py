@@ -14,7 +14,7 @@ from tests.text.vocabularies import PIECES
 from tests.tinymodel import END, MASK
 from unmask import LM
 from unmask.cli.constraining import constrained
-from unmask.constraints import Regex
+from unmask.constraints import ConstraintError, Regex
 from unmask.lm.constraining import Constraining
 from unmask.text import Tokenizer
 from unmask.types import Ids, Matcher, Traits
@@ -118,6 +118,16 @@ def test_what_is_refused_before_anything_runs(lm: LM, options: dict[str, Any], r
     with pytest.raises(ValueError, match=re.escape(reason)):
         lm.generate("the", max_tokens=20, **options)
     assert not lm.engine.requests
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.get("spec_variant", way["mode"]))
+def test_the_empty_text_needs_a_stop_token(lm: LM, way: dict[str, Any]) -> None:
+    options: dict[str, Any] = {**way, "constraints": [{"type": "regex", "pattern": "(abcdefghijklmnop)?"}]}
+    with pytest.raises(ConstraintError, match="max_tokens is 1, and only the empty text is sure to end within it"):
+        lm.generate("a", max_tokens=1, ignore_eos=True, **options)
+    assert not lm.engine.requests
+    assert lm.generate("a", max_tokens=1, **options).text == ""
+    assert lm.generate("a", max_tokens=30, ignore_eos=True, **options).text == "abcdefghijklmnop"
 
 
 @pytest.mark.parametrize("pattern", [" ?ab+", "ab", "a? b"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.tinymodel import MASK, VOCABULARY, write_model
 from unmask import LM
+from unmask.constraints.oracles import Avoids
 from unmask.lm.fill import Filled, fill
 from unmask.lm.patching import SPARE, beginnings, fills_of
 from unmask.lm.ranking import scores
@@ -43,6 +44,22 @@ def test_candidates_are_distinct_ranked_and_repeatable(in_place: LM) -> None:
     assert fills_of(in_place, {"mode": "ar"})(GAP) == (found, forwards)
     greedy = in_place.fill(GAP.prefix, GAP.suffix, mode="ar", candidates=3)
     assert {one.text for one in greedy.candidates} <= set(texts)
+
+
+def test_what_a_hard_constraint_has_made_is_exact(in_place: LM) -> None:
+    soft, hard = {"type": "not_contains", "texts": ["zz"]}, {"type": "choice", "values": ["b", "a"]}
+    for constraints, exact in (([hard], True), ([soft, hard], True), ([soft], False), ([], False)):
+        for count in (1, 2):
+            found, _ = fills_of(in_place, {"mode": "ar", "constraints": constraints})(replace(GAP, count=count))
+            assert {one.exact for one in found} == {exact}
+
+
+def test_what_is_written_is_not_excused_by_what_was_there(in_place: LM) -> None:
+    code, todo = "# TODO old\nx = 1\ny = 2\n", (Avoids(("TODO",)),)
+    for text, accepted in (("x = 3  # TODO new", False), ("x = 3", True)):
+        only = [{"type": "choice", "values": [text]}]
+        found = in_place.patch(code, lines="2", oracles=todo, candidates=1, mode="ar", constraints=only)
+        assert ([trial.text for trial in found.trials], found.accepted) == ([text], accepted)
 
 
 def test_one_candidate_is_the_greedy_filling(in_place: LM) -> None:
@@ -109,12 +126,12 @@ def test_several_faults(in_place: LM) -> None:
     assert found.after.text == "def f(a):\n    return a + a\n"
 
 
-def test_what_is_wanted_is_seen_and_not_written(in_place: LM) -> None:
+def test_what_a_hard_constraint_wants_is_written_though_it_repeats_the_instruction(in_place: LM) -> None:
     only = [{"type": "choice", "values": ["# Say a.\n    return a"]}]
     found = in_place.patch(
         "def f(a):\n    pass\n", symbol="f:body", instruction="Say a.", mode="ar", constraints=only, candidates=1
     )
-    assert found.data == b"def f(a):\n    return a\n"
+    assert found.data == b"def f(a):\n    # Say a.\n    return a\n"
 
 
 def test_a_patch_of_a_text(in_place: LM) -> None:

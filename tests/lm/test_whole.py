@@ -102,6 +102,14 @@ def test_what_cannot_be_completed_is_refused_before_decoding(
     assert "\n" not in str(error.value)
 
 
+def test_an_empty_gap_needs_a_stop_token(lm: LM) -> None:
+    options: dict[str, Any] = {"mode": "ar", "constraints": [{"type": "regex", "pattern": "a(bcd)?e"}], **WHOLE}
+    assert lm.fill("a", "e", max_tokens=1, **options).text == ""
+    if lm.traits.gap_end is None:
+        with pytest.raises(ConstraintError, match="only the empty text is sure to end within it"):
+            lm.fill("a", "e", max_tokens=1, ignore_eos=True, **options)
+
+
 def test_mistakes(lm: LM) -> None:
     with pytest.raises(ValueError, match="constrain must be gap or whole, got 'all'"):
         lm.fill("a", "b", untrained=True, constrain="all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 import stat
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.patching import Asked, Candidate, FileChangedError, Gap, Patched, VerifierError, task_of
-from unmask.patching.change import unified
+from unmask.constraints.oracles import Avoids, Contains
+from unmask.patching import Asked, Candidate, FileChangedError, Gap, Patched, VerifierError, Written, task_of
+from unmask.patching.change import apart, unified
 from unmask.patching.imports import import_place, imports_of
 from unmask.patching.oracles.calls import Calls
 from unmask.patching.patch import edit
@@ -356,6 +358,61 @@ def test_a_write_that_fails_leaves_no_backup(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(FileChangedError):
         found.write(file, backup=True)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, modes, sync = tmp_path / "m.py", list[int](), os.fsync
+    file.write_text(CODE, encoding="utf-8")
+    file.chmod(0o600)
+    found = patched(CODE, Scripted(span=["row"]), from_diagnostic="python", code="undefined-name")
+
+    def full(number: int) -> None:
+        if (copy := tmp_path / "m.py.orig").exists():
+            modes.append(stat.S_IMODE(copy.stat().st_mode))
+            raise OSError("no room")
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no room"):
+        found.write(file, backup=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.py"]
+    assert modes == [0o600], "nobody could read it meanwhile who may not read the file"
+
+
+def test_only_what_differs_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, matcher = list[int](), difflib.SequenceMatcher.__init__
+
+    def watched(self: Any, isjunk: Any = None, a: Any = "", b: Any = "", autojunk: bool = True) -> None:
+        compared.append(len(a) + len(b))
+        matcher(self, isjunk, a, b, autojunk)
+
+    monkeypatch.setattr(difflib.SequenceMatcher, "__init__", watched)
+    rows = [f"row {number}\n" for number in range(500)]
+    before, after = "".join(rows), "".join([*rows[:300], "new\n", *rows[301:]])
+    assert applied(before, unified(before, after, "f")) == after
+    assert edit(before, after) == len("row 300") + len("new") - 2  # both have one "w"
+    assert max(compared) <= 14
+
+
+@given(st.text(alphabet="ab", max_size=8), st.text(alphabet="ab", max_size=8), st.integers(0, 3))
+def test_what_lies_between_equal_ends(old: str, new: str, around: int) -> None:
+    first, one, other = apart(old, new, around)
+    end = len(old) - first - len(one)
+    assert old[:first] == new[:first]
+    assert old[len(old) - end :] == new[len(new) - end :]
+    assert (old[:first] + other + old[len(old) - end :], first >= 0, end >= 0) == (new, True, True)
+    if around == 0 and one and other:
+        assert (one[0] != other[0], one[-1] != other[-1]) == (True, True)
+
+
+def test_what_is_written_is_not_excused_by_what_was_there() -> None:
+    code = "# TODO old\nx = 1\ny = 2\n"
+    oracles = Written(Avoids(("TODO",))), Written(Contains("y"))
+    fills = Scripted(span=["x = 3  # TODO new", "x = 3", "x = 3  # y"])
+    found = patched(code, fills, lines="2", oracles=oracles)
+    assert reasons(found) == [("span", "new fault"), ("span", "new fault"), ("span", "")]
+    assert found.targets == (), "old text is not judged"
+    assert patched(code, Scripted(span=["# TODO y"]), lines="1", oracles=oracles[1:]).accepted
 
 
 @given(st.text(alphabet="ab", max_size=6), st.text(alphabet="ab", max_size=6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.patching.test_patch import CODE, Scripted, patched
+from unmask.patching import Candidate, Gap
 from unmask.patching.showing import Shown, shown_of
 from unmask.patching.source import BOM, Source
 from unmask.types import ByteSpan
@@ -50,6 +52,7 @@ def test_an_import_at_the_top_is_not_what_is_meant() -> None:
         (f"    return 1  {NOTE}  ", "    return 1"),
         (f"    {NOTE} Or not.\n    return 1", f"    {NOTE} Or not.\n    return 1"),
         ("    return 1\n", "    return 1\n"),
+        (f"    return 1  {NOTE} {NOTE}\n    {NOTE} {NOTE}", "    return 1"),
         (NOTE, ""),
     ],
 )
@@ -97,9 +100,35 @@ def test_comments_of_other_languages(path: str, comment: str) -> None:
     [
         ({"instruction": " \n"}, "instruction must say something"),
         ({"instruction": "a" * 2001}, "instruction must have at most 2000 characters, got 2001"),
+        ({"instruction": 3}, "instruction must be text, got 3"),
+        ({"context": ["a.py"]}, r"context must map names to texts, got \['a.py'\]"),
+        ({"context": {"a.py": 1}}, r"context must map names to texts, got \('a.py', 1\)"),
         ({"context": {str(number): "a" for number in range(17)}}, "context must have at most 16 files, got 17"),
     ],
 )
 def test_mistakes(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         patched(CODE, Scripted(), lines="1", **asked)
+
+
+def test_a_row_that_was_there_before_stays() -> None:
+    code = f"def f(a):\n    {NOTE}\n    return b\n"
+    fills = Scripted(span=[f"    {NOTE}\n    return a  {NOTE}"])
+    found = patched(code, fills, lines="2-3", instruction=WANTED)
+    assert found.data.decode() == code.replace("b", "a")
+
+
+def test_of_what_a_hard_constraint_has_made_nothing_is_taken() -> None:
+    text = f"x = 2  {NOTE}"
+    for exact, kept in ((True, text), (False, "x = 2")):
+        fills = Made(Candidate(text, exact=exact))
+        assert patched("x = 1\n", fills, lines="1", instruction=WANTED).data.decode() == f"{kept}\n"
+
+
+class Made(Scripted):
+    def __init__(self, candidate: Candidate) -> None:
+        super().__init__()
+        self.candidate = candidate
+
+    def __call__(self, gap: Gap) -> tuple[Sequence[Candidate], int]:
+        return [self.candidate], 1

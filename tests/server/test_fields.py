@@ -131,6 +131,11 @@ def test_the_linear_speculation_of_nvidias_server() -> None:
     assert "twice" in str(refused({"prompt": "a", **sent, "draft_threshold": 0.5}))
 
 
+def test_a_repetition_is_no_longer_than_what_is_looked_for() -> None:
+    assert options({**LINEAR, "lookup": 16}) != options(LINEAR)
+    assert "lookup" in str(refused({"prompt": "a", **LINEAR, "lookup": 17}))
+
+
 def test_every_field_of_openai_is_known() -> None:
     chat = {*chat_params.CompletionCreateParamsStreaming.__annotations__}
     chat |= {*chat_params.CompletionCreateParamsBase.__annotations__}

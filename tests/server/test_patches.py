@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,23 @@ def test_several_faults_and_what_is_wanted(gaps: Running, folder: Path) -> None:
         ]
     ]
     assert texts == [trial.text for trial in expected.trials]
+
+
+def test_the_reply_is_made_beside_the_event_loop(gaps: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops = list[bool]()
+
+    def watched(found: Any) -> dict[str, Any]:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            loops.append(False)
+        else:
+            loops.append(True)
+        return as_object(found)
+
+    monkeypatch.setattr("unmask.server.patches.as_object", watched)
+    gaps.ok("/v1/patches", asked())
+    assert loops == [False]
 
 
 def test_requests_go_on_beside_it(gaps: Running) -> None:

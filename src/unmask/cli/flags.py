@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from unmask.types.settings import LONGEST_MATCH
+
 METHOD, SAMPLING, LIMITS = "How to decode", "How to pick tokens", "When to stop"
 
 
@@ -31,7 +33,10 @@ DECODING: dict[str, Any] = {
     ),
     "alternatives": flag(int, METHOD, "adaptivespec: most second-best tokens beside the draft.", "--alternatives"),
     "lookup": flag(
-        int, METHOD, "linearspec, adaptivespec: shortest repetition worth a draft, in tokens; 0: none.", "--lookup"
+        int,
+        METHOD,
+        f"linearspec, adaptivespec: shortest repetition worth a draft, 1 to {LONGEST_MATCH} tokens; 0: none.",
+        "--lookup",
     ),
     "block_size": flag(
         int, METHOD, "fastdiffuser: tokens denoised together.", "--block-size", "--diffusion-block-size"

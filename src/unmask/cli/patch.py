@@ -98,7 +98,7 @@ def patch(
     root = given.get("root") or root_of(file)
     own = [loaded(text) for text in given.pop("oracle", ())]
     given["oracles"] = (*oracles(given.pop("constraint", ()), path_in(root, file), root), *own)
-    given["context"] = dict(seen(text, root) for text in given.get("context") or ())
+    given["context"] = context(given.get("context") or (), root)
     given |= {"root": root, "report": None if report is None else read(report)}
     data, path, old = file.read_bytes(), path_in(root, file), None
     try:
@@ -148,6 +148,7 @@ def patched(
 
 def oracles(given: Sequence[str], path: str, root: Path) -> tuple[Oracle, ...]:
     """Those of patches, and the soft constraints of generation."""
+    from unmask.lm.patching import about_written
     from unmask.lm.soft import constraint_of, is_oracle
     from unmask.patching.oracles.specs import FIELDS, oracle_of
 
@@ -158,7 +159,7 @@ def oracles(given: Sequence[str], path: str, root: Path) -> tuple[Oracle, ...]:
             raise ValueError(
                 f"--constraint {one.get('type')!r:.80} is no check of a file; it may have a flag of its own"
             )
-        made.append(found)
+        made.append(about_written(found))
     return tuple(made)
 
 
@@ -169,6 +170,15 @@ def told(error: Exception, code: int) -> typer.Exit:
 
 def read(report: str) -> str:
     return sys.stdin.read() if report == "-" else Path(report).read_text(encoding="utf-8", errors="replace")
+
+
+def context(wanted: Sequence[str], root: Path) -> dict[str, str]:
+    """Texts by name; where two would have one name, the later one has its path as it was given."""
+    found = dict[str, str]()
+    for given in wanted:
+        name, text = seen(given, root)
+        found[name if found.get(name, text) == text else given] = text
+    return found
 
 
 def seen(text: str, root: Path) -> tuple[str, str]:

@@ -84,6 +84,10 @@ def admitted(place: Place, budget: int) -> Place:
     assert place.column is not None
     if place.column.finished:
         raise ConstraintError("the constraint allows no text but the empty one")
+    if place.over(budget):  # a request that asks for tokens ends with one
+        raise ConstraintError(
+            f"max_tokens is {budget}, and only the empty text is sure to end within it, which needs a stop token"
+        )
     if place.fits(budget):
         return place
     if place.column.cost > MOST_CUT:

@@ -59,18 +59,23 @@ def walk(rule: Rule, begin: Iterable[Place], suffix: bytes, of, meter: Meter) ->
     while stack:
         state, at = stack.pop()
         meter.spend()
-        for place in onward(rule, state, at, suffix, of):
+        for place in onward(rule, state, at, suffix, of, meter):
             if place not in seen:
                 seen.add(place)
                 stack.append(place)
     return seen
 
 
-def onward(rule: Rule, state: int, at: int, suffix: bytes, of) -> list[Place]:  # type: ignore[no-untyped-def]
+def onward(  # type: ignore[no-untyped-def]
+    rule: Rule, state: int, at: int, suffix: bytes, of, meter: Meter
+) -> list[Place]:
     found = [(to, at) for to in rule.skips[state]]
     if at < len(suffix):
         found += [(to, at + 1) for low, high, to in rule.bytes[state] if low <= suffix[at] <= high]
-    found += [(to, end) for callee, to in rule.calls[state] for end in of(callee, at)]
+    for callee, to in rule.calls[state]:
+        ends = of(callee, at)
+        meter.spend(len(ends))  # as many as the rest of the suffix has bytes
+        found += [(to, end) for end in ends]
     return found
 
 
@@ -127,6 +132,6 @@ def split(
         state, at = waiting.pop()
         meter.spend()
         if (state, at) != (FINAL, stop):
-            for to, after in onward(rule, state, at, suffix, lambda callee, since: ends[callee, since]):
+            for to, after in onward(rule, state, at, suffix, lambda callee, since: ends[callee, since], meter):
                 made.skips[places[state, at]].append(place(to, after))
     return made, sorted(called)

@@ -10,11 +10,11 @@ from dataclasses import replace
 from unmask.decoding.common import speculation
 from unmask.decoding.quadspec import obedient
 from unmask.types import Draft, Ids, State
+from unmask.types.settings import LONGEST_MATCH
 
 # Tokens that are drafted at a time.
 LOOKUP_LENGTH = 16
-# Matches are not followed further back than this, and the context is searched this far.
-LONGEST_MATCH = 16
+# The context is searched this far back.
 REACH = 8192
 
 

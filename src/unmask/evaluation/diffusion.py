@@ -24,11 +24,11 @@ from unmask.training.sample import Sample
 from unmask.training.settings import Adapter, Blocks, TrainConfig
 from unmask.types import Traits
 
-# Options of `LM.generate` by the name that the table shows.
-MODES: dict[str, dict[str, str]] = {
+# Options of `LM.generate` by the name that the table shows. What linearspec copies is no merit of the drafter's.
+MODES: dict[str, dict[str, Any]] = {
     "ar": {"mode": "ar"},
     "fastdiffuser": {"mode": "fastdiffuser"},
-    "linearspec": {"mode": "self-speculation", "spec_variant": "linearspec"},
+    "linearspec": {"mode": "self-speculation", "spec_variant": "linearspec", "lookup": 0},
     "quadspec": {"mode": "self-speculation", "spec_variant": "quadspec"},
     "adaptivespec": {"mode": "self-speculation", "spec_variant": "adaptivespec"},
 }

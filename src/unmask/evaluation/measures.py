@@ -124,8 +124,8 @@ def row_of(done: Generation, cpu: float) -> Row:
 def until(row: Row, tokens: int) -> Row:
     """The counts of a row had it ended after so many of its tokens (at least one of them not of the prefill).
 
-    A round of linearspec emits in two forwards (in one where it looked up), of the others in one: as many rounds as
-    those of the whole row's forwards that emitted by then, and one that was begun counts.
+    A round of linearspec without lookup emits in two forwards, of the others in one: as many rounds as those of the
+    whole row's forwards that emitted by then, and one that was begun counts. Not for rounds that are now one, now two.
     """
     steps, prefill = row["step"], row["prefill_tokens"]
     emitting, by_then = len(set(steps[prefill:])), len(set(steps[prefill:tokens]))

@@ -197,11 +197,17 @@ def by_way(rows: Sequence[Row], ways: Sequence[str]) -> dict[str, Any]:
 
 
 def cut(lm: LM, rows: Sequence[Row]) -> Iterator[Row]:
-    """The rows as if each had ended where the function does, without those that end in the prefill."""
+    """The rows as if each had ended where the function does, without those that end in the prefill.
+
+    Rounds of linearspec with lookup are one forward or two, and which were which is not recorded: they are left out.
+    """
     for row in rows:
         tokens = tokens_until(lm.tokenizer, row["ids"], HUMAN_EVAL_STOPS)
         if tokens > row["prefill_tokens"]:
-            yield {"way": row["way"], **until(row, tokens)}
+            counts = until(row, tokens)
+            if row["way"] == LINEAR_LOOKUP:
+                del counts["rounds"]
+            yield {"way": row["way"], **counts}
 
 
 def targets(per_kind: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,15 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from unmask.constraints.oracles import Avoids, Contains, Length
+from unmask.lm.code_blocks import CodeBlocks
 from unmask.lm.fill import Filled, fill
 from unmask.lm.filling import IN_PLACE, LONG_TOKEN, PREFIX, SUFFIX_TOKENS, Filling
 from unmask.lm.options import Options, options_of
 from unmask.lm.ranking import Score, scores
-from unmask.patching import Asked, Candidate, Gap, Mended, Patched, series_of, task_of
+from unmask.patching import Asked, Candidate, Gap, Mended, Patched, Written, series_of, task_of
 
 if TYPE_CHECKING:
     from unmask.lm.lm import LM
     from unmask.text import Tokenizer
+    from unmask.types import Oracle
 
 VARIETY = 0.8  # temperature of further candidates where none is given
 SPARE = 24  # tokens that a filling may be longer than twice what it replaces
@@ -87,13 +90,15 @@ class ModelFills:
 
     def ranked(self, gap: Gap, made: Mapping[str, Score | None]) -> tuple[list[Candidate], int]:
         """Candidates with their scores, the best first, and how many had to be scored."""
+        exact = bool(self.options.hard)
         if len(made) < 2:
-            return [Candidate(text) for text in made], 0
+            return [Candidate(text, exact=exact) for text in made], 0
         known = {text: score.whole for text, score in made.items() if score is not None}
         rest = [text for text in made if text not in known]
         for text, score in zip(rest, scores(self.lm, gap.prefix, rest, gap.suffix), strict=True):
             known[text] = score.whole
-        return [Candidate(text, known[text]) for text in sorted(known, key=lambda text: -known[text])], len(known)
+        ordered = sorted(known, key=lambda text: -known[text])
+        return [Candidate(text, known[text], exact) for text in ordered], len(known)
 
 
 def beginnings(tokenizer: Tokenizer, files: Sequence[str], room: int) -> str:
@@ -146,4 +151,9 @@ def parted(lm: LM, given: Mapping[str, Any]) -> tuple[Asked, ModelFills]:
     own = {name: value for name, value in given.items() if name in Asked.__slots__}
     how = {name: given[name] for name in ("layout", "heal", "untrained") if name in given}
     fills = fills_of(lm, {name: value for name, value in given.items() if name not in {*own, *how}}, **how)
-    return Asked(**own), fills
+    return Asked(**own | {"oracles": tuple(map(about_written, own.get("oracles", ())))}), fills
+
+
+def about_written(oracle: Oracle) -> Oracle:
+    """An oracle that looks at the written part alone, as one that no old text excuses; any other as it is."""
+    return Written(oracle) if isinstance(oracle, Avoids | CodeBlocks | Contains | Length) else oracle

@@ -4,6 +4,7 @@ Models are unknown here: whoever fills is a callable (`Fills`), whoever judges a
 """
 
 from unmask.patching.change import FileChangedError
+from unmask.patching.judging import Written
 from unmask.patching.patch import Candidate, Fills, Gap, Patched, Trial, VerifierError
 from unmask.patching.series import Mended, Series, series_of
 from unmask.patching.task import Asked, Task, task_of
@@ -20,6 +21,7 @@ __all__ = [
     "Task",
     "Trial",
     "VerifierError",
+    "Written",
     "series_of",
     "task_of",
 ]

@@ -26,6 +26,26 @@ def key_of(fault: Violation) -> Key:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """An oracle about the new text alone: nothing that stood there before excuses what it finds."""
+
+    oracle: Oracle
+
+    @property
+    def name(self) -> str:
+        return self.oracle.name
+
+    @property
+    def partial(self) -> bool:
+        return self.oracle.partial
+
+    def check(self, view: View) -> Verdict:
+        said = self.oracle.check(view)
+        here = tuple(fault for fault in said.violations if touches(fault.span, view.written))
+        return Verdict("satisfied") if said.violations and not here else said._replace(violations=here)
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """The verdict of one oracle; spans are bytes of the file."""
 
@@ -59,7 +79,14 @@ def ask(oracle: Oracle, source: Source, span: ByteSpan, path: str | None) -> Sai
 
 
 def judge(oracles: Sequence[Oracle], source: Source, span: ByteSpan, path: str | None) -> Judged:
-    return Judged(tuple(ask(oracle, source, span, path) for oracle in oracles))
+    """Of a file as it is; what is about new text has nothing to say of it."""
+    silent = Verdict("satisfied")
+    return Judged(
+        tuple(
+            Said(oracle.name, silent) if isinstance(oracle, Written) else ask(oracle, source, span, path)
+            for oracle in oracles
+        )
+    )
 
 
 def severe(judged: Judged, span: ByteSpan) -> tuple[Violation, ...]:

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Literal, Protocol
 
-from unmask.patching.change import replace_file, unified
+from unmask.patching.change import apart, replace_file, unified
 from unmask.patching.imports import import_place, imports_of, names_missing
 from unmask.patching.judging import Judged, Judgement, compare
 from unmask.patching.showing import Shown
@@ -42,10 +42,12 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A filling. score: what the model thinks of it, for ranking; None where there was nothing to rank."""
+    """A filling. score: what the model thinks of it, for ranking; None where there was nothing to rank. exact: a hard
+    constraint has made it what it is, so not a letter may be taken away."""
 
     text: str
     score: float | None = None
+    exact: bool = False
 
 
 class Fills(Protocol):
@@ -137,7 +139,8 @@ def patch(
         found, cost = fills(gap)
         forwards += cost
         for candidate in found[:candidates]:
-            candidate = replace(candidate, text=shown.unsaid(candidate.text))
+            if not candidate.exact:
+                candidate = replace(candidate, text=shown.unsaid(candidate.text, gap.old))
             trial = tried(source, gap, place, candidate, oracles, before, wanted, path)
             trials.append(trial)
             if trial.judgement.accepted:
@@ -184,6 +187,7 @@ def tried(
 
 def edit(old: str, new: str) -> int:
     """Characters taken out and put in, by the longest pieces that both have."""
+    _, old, new = apart(old, new)
     same = sum(block.size for block in SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks())
     return len(old) + len(new) - 2 * same
 

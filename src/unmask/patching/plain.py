@@ -9,6 +9,8 @@ from unmask.patching.series import Mended
 from unmask.patching.source import Source
 from unmask.types import ByteSpan, Violation
 
+MOST_LEFT = 100  # faults that are listed
+
 
 def as_object(patched: Patched) -> dict[str, Any]:
     """Everything about a patch. Lines and columns count from 1, columns in characters, the end left out; bytes from 0.
@@ -36,7 +38,10 @@ def as_object(patched: Patched) -> dict[str, Any]:
 
 
 def series_object(mended: Mended) -> dict[str, Any]:
-    """Everything about several patches of a file, under the names of `as_object`; patches: each of them by itself."""
+    """Everything about several patches of a file, under the names of `as_object`; patches: each of them by itself.
+
+    left: MOST_LEFT at most; left_out: how many more there are. stopped: why it has ended early, or None.
+    """
     each = [as_object(one) for one in mended.patches]
     for one in each:
         del one["new_text"]  # the whole file, many times over
@@ -47,7 +52,9 @@ def series_object(mended: Mended) -> dict[str, Any]:
         "mended": mended.mended,
         "diff": mended.diff,
         "new_text": mended.after.data.decode() if mended.accepted else None,
-        "left": [fault(mended.after, one) for one in mended.left],
+        "left": [fault(mended.after, one) for one in mended.left[:MOST_LEFT]],
+        "left_out": max(len(mended.left) - MOST_LEFT, 0),
+        "stopped": mended.stopped or None,
         "patches": each,
         "timings": spent | {"seconds": round(spent["seconds"], 3)},
     }
@@ -96,6 +103,8 @@ def summary(patched: Patched) -> str:
 def series_summary(mended: Mended) -> str:
     """One line for people."""
     left = ", ".join(dict.fromkeys(map(told, mended.left))) or "nothing"
+    if mended.stopped:
+        left = f"not known, as {mended.stopped}"
     tries = sum(len(one.trials) for one in mended.patches)
     cost = f"{tries} candidate{'s' * (tries != 1)}, {sum(one.forwards for one in mended.patches)} forwards"
     return f"{mended.mended} of {len(mended.patches)} faults mended ({cost}); left: {left}"

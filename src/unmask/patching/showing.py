@@ -44,24 +44,37 @@ class Shown:
         indent = source.inside(source.indent(line))
         return above + "".join(f"{indent}{comment}\n" for comment in self.comments) + prefix[len(above) :]
 
-    def unsaid(self, text: str) -> str:
-        """A filling without what only repeats the comments."""
+    def unsaid(self, text: str, old: str = "") -> str:
+        """A filling without what only repeats the comments; rows that it has from the old text stay."""
         if not self.comments:
             return text
         given, kept = text.split("\n"), list[tuple[int, str]]()
+        stay = {row.strip() for row in old.split("\n")}
         for number, row in enumerate(given):
-            end = next((comment for comment in self.comments if row.rstrip().endswith(comment)), None)
-            left = row if end is None else row.rstrip().removesuffix(end).rstrip()
-            if end is None or left:
+            left = row if row.strip() in stay else self.bare(row)
+            if left or left == row:
                 kept.append((number, left))
         rows = [row for _, row in kept]
         if kept and kept[0][0] > 0 and rows[0].strip():  # the gap may begin behind an indentation
             rows[0] = given[0][: len(given[0]) - len(given[0].lstrip())] + rows[0].lstrip()
         return "\n".join(rows)
 
+    def bare(self, row: str) -> str:
+        """A row without the comments at its end; one that has none as it is."""
+        while end := next((comment for comment in self.comments if row.rstrip().endswith(comment)), ""):
+            row = row.rstrip().removesuffix(end).rstrip()
+        return row
+
 
 def check_shown(instruction: str | None, context: Mapping[str, str]) -> None:
-    """ValueError for an instruction that says nothing or too much, and for too many files."""
+    """ValueError for an instruction that says nothing or too much, for too many files, and for what is no text."""
+    if instruction is not None and not isinstance(instruction, str):
+        raise ValueError(f"instruction must be text, got {instruction!r:.80}")
+    if not isinstance(context, Mapping):
+        raise ValueError(f"context must map names to texts, got {context!r:.80}")
+    for pair in context.items():
+        if not all(isinstance(one, str) for one in pair):
+            raise ValueError(f"context must map names to texts, got {pair!r:.80}")
     if instruction is not None and not instruction.strip():
         raise ValueError("instruction must say something")
     if len(instruction or "") > LONGEST:

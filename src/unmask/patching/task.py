@@ -6,6 +6,8 @@ be gone afterwards.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -25,6 +27,7 @@ from unmask.types import ByteSpan, Oracle, Violation
 OWN = "python"  # our own checks, as a place that diagnostics come from
 TOOLS = (OWN, *reports.READERS)
 RUN = ("pytest", "traceback")  # what is said of a run, which only another run can answer
+MOST = 1000  # entries of a report about one file
 SELECTORS = ("lines", "range", "symbol", "marker", "from_diagnostic")
 
 
@@ -230,11 +233,13 @@ def findings(source: Source, path: str, asked: Asked, before: Judged) -> list[Vi
     tool, mine = asked.from_diagnostic, said_by(path, asked, before)
     if asked.report is None:
         chosen = [fault for fault in mine if asked.code is None or fault.code == asked.code]
-        return sorted(chosen, key=lambda fault: -fault.severity)
+        return sorted(dict.fromkeys(chosen), key=lambda fault: (-fault.severity, fault.span.start))
     if tool is None or tool == OWN:
         raise ValueError(f"from-diagnostic {OWN} asks our own checks, and takes no report")
-    told = reports.about(reports.read(tool, asked.report), path, asked.code)
-    return list(dict.fromkeys(fault for one in told for fault in again(source, mine, one)))
+    told = list(dict.fromkeys(reports.about(reports.read(tool, asked.report), path, asked.code)))
+    if len(told) > MOST:
+        raise ValueError(f"the report has {len(told)} entries about {path}, more than the {MOST} that are looked for")
+    return again(source, mine, told)
 
 
 def said_by(path: str, asked: Asked, before: Judged) -> list[Violation]:
@@ -247,10 +252,25 @@ def not_there(path: str, asked: Asked, before: Judged) -> ValueError:
     return ValueError(f"the fault is not there: {asked.from_diagnostic} finds {codes} in {path}")
 
 
-def again(source: Source, faults: Sequence[Violation], told: reports.Report) -> list[Violation]:
-    """Faults that may be the one which was reported, the nearest to its line first."""
-    same = [fault for fault in faults if (fault.code, fault.message) == (told.code, told.message)]
-    return sorted(same, key=lambda fault: abs(source.line(fault.span.start) - told.line))
+def again(source: Source, faults: Sequence[Violation], told: Sequence[reports.Report]) -> list[Violation]:
+    """The fault that each entry of a report means, where there is one: of those that say the same the nearest to it
+    that no entry before it means."""
+    alike = defaultdict[tuple[str, str], list[Violation]](list)
+    for fault in sorted(faults, key=start_of):
+        alike[fault.code, fault.message].append(fault)
+    found = list[Violation]()
+    for one in told:
+        if same := alike[one.code, one.message]:
+            where = source.near(one.line, one.column or 1)
+            at = bisect_left(same, where, key=start_of)
+            if at == len(same) or (at > 0 and where - start_of(same[at - 1]) <= start_of(same[at]) - where):
+                at -= 1
+            found.append(same.pop(at))
+    return found
+
+
+def start_of(fault: Violation) -> int:
+    return fault.span.start
 
 
 def widened(source: Source, span: ByteSpan) -> ByteSpan:

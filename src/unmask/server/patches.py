@@ -15,7 +15,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from unmask.lm.patching import patch, patch_all
-from unmask.patching import Mended, Patched, VerifierError
+from unmask.patching import VerifierError
 from unmask.patching.oracles.commands import Command
 from unmask.patching.oracles.copies import check_name
 from unmask.patching.oracles.specs import oracle_of
@@ -126,16 +126,15 @@ def add_patches(app: FastAPI, service: Service) -> None:
             return Response()
         finally:
             lm.close()
-        plain = series_object(found) if isinstance(found, Mended) else as_object(found)
-        return JSONResponse({"object": "patch", "model": model, **plain})
+        return JSONResponse({"object": "patch", "model": model, **found})
 
 
-async def waited(task: asyncio.Future[Patched | Mended]) -> Patched | Mended:
+async def waited(task: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
     """The task's result; it goes on to its end even if nobody waits any more."""
     return await asyncio.shield(task)
 
 
-def free(service: Service, choices: int, task: asyncio.Future[Patched | Mended]) -> None:
+def free(service: Service, choices: int, task: asyncio.Future[dict[str, Any]]) -> None:
     service.held -= choices
     if not task.cancelled():
         task.exception()  # nobody may be left to be told
@@ -164,12 +163,12 @@ def wanted(body: PatchBody, known: Mapping[str, str]) -> dict[str, Any]:
     return given | {"oracles": (*static, *commands)}
 
 
-def patched(lm: Borrowed, body: PatchBody, given: Mapping[str, Any]) -> Patched | Mended:
-    """On a thread of its own."""
+def patched(lm: Borrowed, body: PatchBody, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The reply but for its head. On a thread of its own: to compare two long texts takes a while."""
     try:
         if body.max_faults is not None:
-            return patch_all(lm, body.content, body.path, body.max_faults, given)
-        return patch(lm, body.content, body.path, given)
+            return series_object(patch_all(lm, body.content, body.path, body.max_faults, given))
+        return as_object(patch(lm, body.content, body.path, given))
     except LostError:
         raise broken() from None
     except VerifierError as error:

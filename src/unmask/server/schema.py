@@ -11,6 +11,7 @@ from unmask.server.errors import ApiError, bad
 from unmask.server.fields import canonical
 from unmask.server.strict import Strict
 from unmask.server.tools import Called, Calling, ToolChoice, Tools, calling
+from unmask.types.settings import LONGEST_MATCH
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -78,7 +79,7 @@ class Body(Strict):
     alternatives: Annotated[int, Field(ge=0, le=1024)] | None = Field(
         None, description="adaptivespec: most second-best tokens verified beside the draft."
     )
-    lookup: Annotated[int, Field(ge=0, le=1024)] | None = Field(
+    lookup: Annotated[int, Field(ge=0, le=LONGEST_MATCH)] | None = Field(
         None, description="linearspec, adaptivespec: shortest repetition worth a draft, in tokens; 0: none."
     )
     block_size: Count | None = Field(None, description="fastdiffuser: tokens denoised together.")

@@ -9,6 +9,7 @@ from typing import Literal
 Ids = tuple[int, ...]
 FinishReason = Literal["stop", "length", "cancelled"]
 
+LONGEST_MATCH = 16  # tokens up to which repetitions are told apart (`Speculation.lookup`)
 _SAMPLERS = "'confidence', 'margin' or 'entropy'"
 
 
@@ -138,7 +139,7 @@ class Speculation:
     draft_threshold: linearspec only; 0 fills the draft in one forward, otherwise as the diffusion threshold.
     alternatives: adaptivespec only; at most so many second-best tokens are verified beside the draft.
     lookup: linearspec and adaptivespec; so many tokens at the end that stood in the context before are worth a draft of
-        what followed them, 16 tokens at most whatever the draft_block_size (0: never).
+        what followed them, 16 tokens at most whatever the draft_block_size (0: never; at most LONGEST_MATCH).
     costs: measured (rows, seconds) of one forward, ascending; adaptivespec spends rows by it. draft_costs: likewise
         (rows, seconds) that so many rows add to a forward if a drafter acts on them.
     profile: prior acceptance of draft slot 1, 2, ... given that all before it were accepted.
@@ -156,7 +157,7 @@ class Speculation:
         require(self.draft_block_size >= 1, "draft_block_size", self.draft_block_size, "at least 1")
         require(0 <= self.draft_threshold <= 1, "draft_threshold", self.draft_threshold, "between 0 and 1")
         require(self.alternatives >= 0, "alternatives", self.alternatives, "0 or more")
-        require(self.lookup >= 0, "lookup", self.lookup, "0 or more")
+        require(0 <= self.lookup <= LONGEST_MATCH, "lookup", self.lookup, f"between 0 and {LONGEST_MATCH}")
         rows = [count for count, _ in self.costs]
         fine = rows == sorted(set(rows)) and all(seconds > 0 for _, seconds in self.costs)
         require(fine, "costs", self.costs, "(rows, seconds above 0), rows ascending")
