@@ -358,6 +358,25 @@ def decay() -> str:
     return "\n".join(text).rstrip("\n")
 
 
+def diffusion() -> str:
+    """What held-out text says of the causal and the noisy rows: nats a token, masked tokens by mask ratio, drafts by
+    slot."""
+    found = json.loads((RESULTS / "diffusion.json").read_text(encoding="utf-8"))
+    own = found["figures"]
+    rows = {
+        "nats a token": [f"AR {own['ar_nll']:.3f}", f"diffusion, an upper bound {own['nelbo']:.3f}"],
+        "masked tokens that are right, by mask ratio": [
+            f"{name if isinstance(name, str) else f'to {name:g}'}: {100 * share:.1f} %"
+            for name, share, _ in own["accuracy_by_ratio"]
+        ],
+        "drafted tokens that are AR's, slot by slot": [f"{100 * share:.1f} %" for share in own["acceptance"]],
+    }
+    lines = [table_row([f"{found['tokens']} held-out tokens", ""]), "|---|---|"]
+    lines += [table_row([name, ", ".join(values)]) for name, values in rows.items()]
+    how = {"dtype": found["settings"]["dtype"], "exactness": found["settings"]["exactness"]}
+    return "\n".join([made_by({**found, **how}), "", *lines])
+
+
 def revision() -> str:
     """Last steps that are right, and what they cost, per way; the paired differences."""
     found = json.loads((RESULTS / "revision.json").read_text(encoding="utf-8"))
@@ -465,6 +484,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "light": light,
         "curve": curve,
         "decay": decay,
+        "diffusion": diffusion,
         "revision": revision,
         "schemas": schemas,
     },
