@@ -152,7 +152,7 @@ def prompts(strategy: str, settings: Any, traits: Traits, *samplings: Sampling, 
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.5])
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 32])
 def test_linearspec_is_ar(size: int, threshold: float, adapter: str | None, engine: Engine, traits: Traits) -> None:
-    settings = Speculation(draft_block_size=size, draft_threshold=threshold)
+    settings = Speculation(draft_block_size=size, draft_threshold=threshold, lookup=0)
     traits = replace(traits, draft_adapter=adapter)
     states = expect_ar(engine, *prompts("linearspec", settings, traits, GREEDY, SAMPLED))
     rounds, tokens = sum(s.stats.rounds for s in states), sum(len(s.output) - s.stats.prefill_tokens for s in states)

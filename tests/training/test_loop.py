@@ -127,6 +127,8 @@ for name, settings in json.loads(sys.argv[3]).items():
     run.run()
 dist.barrier()
 dist.destroy_process_group()
+sys.stderr.flush()
+os._exit(0)  # all is written; threads of torch's own now and then abort a process that ends by itself
 """
 
 
