@@ -85,13 +85,6 @@ struct Batch {
     int64_t layer_stride; // from a layer's keys to the next's
 };
 
-inline float wide(bf16 value) {
-    uint32_t bits = uint32_t(value) << 16;
-    float result;
-    std::memcpy(&result, &bits, 4);
-    return result;
-}
-
 inline __m512 load(const bf16 *from) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from))), 16));

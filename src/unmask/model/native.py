@@ -25,10 +25,10 @@ from unmask.kernels import BatchShape, LayerShape, Library, ModelShape, SegmentS
 from unmask.model import unpacked
 from unmask.model.attention import Segment
 from unmask.model.blocks import BLOCK, Matrix, Parts, address
-from unmask.model.decoder import Batch, Decoder, Embedding, Layer, Numerics, Projection
+from unmask.model.decoder import Batch, Decoder, Embedding, Layer, Projection
 from unmask.model.kv import KVCache
 from unmask.model.packed import give_back, scaled
-from unmask.model.packed_rows import PackedEmbedding, PackedRows
+from unmask.model.packed_rows import LookedUp, PackedEmbedding, PackedRows
 from unmask.model.rope import query_scale
 
 VECTOR = 16  # values that are taken at a time
@@ -159,7 +159,7 @@ class Native:
         return SegmentShape(segment.first, segment.last, segment.keys, place, where), seen
 
 
-class Head(nn.Module):
+class Head(LookedUp):
     """The matrix of an `lm_head`. rows: it as rows that can be looked up."""
 
     def __init__(
@@ -185,7 +185,6 @@ class Head(nn.Module):
         self.rows = rows
         # Not in the norm: a coherence head reads the same rows.
         self.inverse = None if factors_D is None else (1 / factors_D).to(weight.dtype)
-        self.numerics = Numerics()
 
     def forward(self, x_RD: Tensor) -> Tensor:
         """[R, V]."""
@@ -200,12 +199,6 @@ class Head(nn.Module):
             torch.get_num_threads(),
         )
         return out[:, : self.outputs]
-
-    @property
-    def weight(self) -> Tensor | PackedRows:
-        if self.rows is None:
-            raise ValueError("the rows of a packed lm_head cannot be looked up")
-        return self.rows
 
 
 def pack(

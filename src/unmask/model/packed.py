@@ -28,7 +28,7 @@ from unmask.model.decoder import (
     steady_silu,
     tiled,
 )
-from unmask.model.packed_rows import PackedEmbedding, PackedRows, rows_of
+from unmask.model.packed_rows import LookedUp, PackedEmbedding, PackedRows, rows_of
 from unmask.model.rope import rotate_in_place
 from unmask.model.sizes import padded_rows
 from unmask.quantization import Form
@@ -155,10 +155,8 @@ class PackedLayer(nn.Module):
         return self.down(inner.mul_(up), outside, tile).add_(y_TD)
 
 
-class Head(nn.Module):
+class Head(LookedUp):
     """A packed `lm_head`. rows: the matrix as rows that can be looked up, where there is one."""
-
-    rows: Tensor | PackedRows | None
 
     def __init__(self, head: Projection, form: Form, tied: Tensor | None, factors_D: Tensor | None) -> None:
         """tied: the embedding that is the same matrix; where its rows can be had of the packed one, those are taken."""
@@ -177,12 +175,6 @@ class Head(nn.Module):
             x_RD = x_RD * self.inverse
         padded = padded_rows(max(count, 2 if self.numerics.steady else 1))
         return self.group(F.pad(x_RD, (0, 0, 0, padded - count)), {}, self.numerics.tile)[:count]
-
-    @property
-    def weight(self) -> Tensor | PackedRows:
-        if self.rows is None:
-            raise ValueError("the rows of a packed lm_head cannot be looked up")
-        return self.rows
 
 
 def pack(

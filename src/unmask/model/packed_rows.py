@@ -31,6 +31,18 @@ class PackedRows:
         return self.blocks[ids // size, ids % size].flatten(-2)[..., : self.width]
 
 
+class LookedUp(nn.Module):
+    """A packed head. rows: its matrix as rows that can be looked up, where there is one."""
+
+    rows: Tensor | PackedRows | None
+
+    @property
+    def weight(self) -> Tensor | PackedRows:
+        if self.rows is None:
+            raise ValueError("the rows of a packed lm_head cannot be looked up")
+        return self.rows
+
+
 class PackedEmbedding(nn.Module):
     """An embedding whose rows are those of a packed head."""
 
