@@ -37,7 +37,8 @@ class Counting(Scripted):
         self, rows: Sequence[int], pages: Sequence[int], *, adapter: str | None = None, kept: int = 0, own: bool = False
     ) -> Any:
         assert len(pages) * 64 >= kept + rows[-1]
-        self.asked.append((adapter, kept))
+        if rows[0] == COST_ROWS[0]:  # where a table begins
+            self.asked.append((adapter, kept))
         return tuple((count, 1.0 + kept / 1024 + count / 128 + (adapter is not None)) for count in rows)
 
 

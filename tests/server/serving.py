@@ -78,11 +78,12 @@ class Running:
         return found
 
     def idle(self, seconds: float = 20.0) -> None:
-        """Wait until nothing runs and check that nothing is left."""
+        """Wait until nothing runs, not even the timing of forwards, and check that nothing is left."""
         service = self.service
+        wait_until(lambda: service.warming is None or service.warming.done(), seconds)
         wait_until(lambda: not service.held and not service.worker.jobs and not service.calls, seconds)
         health = self.client.get("/health").json()
-        assert (health["status"], health["invariant"], health["pages_in_use"]) == ("ok", "holds", 0)
+        assert (health["status"], health["invariant"], health["pages_in_use"]) == ("ok", "holds", 0), health
 
 
 def events(lines: Iterator[str]) -> list[tuple[str | None, Any]]:

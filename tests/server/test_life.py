@@ -363,21 +363,30 @@ def test_no_task_is_left_when_requests_are_cancelled(server: Running) -> None:
 
 def test_longer_contexts_are_timed_when_nobody_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unmask.server.service.IDLE_SECONDS", 0.001)
-    asked = list[int]()
+    asked = list[tuple[int, str]]()
 
-    async def call(function: Any) -> None:
-        function()
+    async def call(function: Any) -> Any:
+        return function()
 
-    engine = SimpleNamespace(measured_costs=asked.append)
+    def measuring(context: int) -> Iterator[None]:
+        for size in ("few", "many"):
+            asked.append((context, size))
+            service.held = 1  # somebody comes meanwhile
+            yield
+
+    engine = SimpleNamespace(measuring=measuring)
     service = SimpleNamespace(held=1, worker=SimpleNamespace(call=call), lm=SimpleNamespace(engine=engine))
 
     async def run() -> None:
         warming = asyncio.create_task(Service.warm(cast(Any, service)))
-        for _ in range(3):
-            await asyncio.sleep(0.002)
-            assert asked == []
+        for done in range(4):
+            await asyncio.sleep(0.005)
+            assert len(asked) == done, "not while somebody is there"
+            service.held = 0
+            while len(asked) == done:
+                await asyncio.sleep(0.001)
         service.held = 0
         await warming
 
     asyncio.run(run())
-    assert asked == [1024, 4096]
+    assert asked == [(context, size) for context in (1024, 4096) for size in ("few", "many")]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import count
+from itertools import accumulate, count
 from typing import Protocol
 
 from unmask.config import EngineConfig
@@ -142,21 +141,34 @@ class Engine:
     def measured_costs(self, context: int = 0) -> Table:
         """Forward times by rows on this machine, with about so many rows of live context, measured once and made
         monotone. Where there is no room to measure them, those of an empty context."""
-        possible = [kept for kept in COST_CONTEXTS if not kept or kept + COST_ROWS[-1] <= self.limits.max_position]
-        nearest = min(possible, key=lambda kept: abs(kept - context))
-        for kept in dict.fromkeys((0, nearest)):
+        for _ in self.measuring(context):
+            pass
+        return self.context_costs[self.nearest(context)] or self.costs
+
+    def measuring(self, context: int) -> Iterator[None]:
+        """What `measured_costs` does, one size of forward at a time: requests may run between two of them."""
+        for kept in dict.fromkeys((0, self.nearest(context))):
             if not self.context_costs.get(kept):
-                measure = partial(self.measured, kept=kept)
-                self.context_costs[kept] = self.remembered(f"context {kept}", measure)
-        return self.context_costs[nearest] or self.costs
+                name, timed = f"context {kept}", list[tuple[int, float]]()
+                if not (table := self.kept(name)):
+                    for rows in COST_ROWS:
+                        timed += self.timed([rows], kept=kept, own=True)
+                        yield
+                    table = self.keep(name, monotone(timed))
+                self.context_costs[kept] = table
+
+    def nearest(self, context: int) -> int:
+        """The rows of context that are timed, and that fit, nearest to so many."""
+        possible = [kept for kept in COST_CONTEXTS if not kept or kept + COST_ROWS[-1] <= self.limits.max_position]
+        return min(possible, key=lambda kept: abs(kept - context))
 
     def measured_draft_costs(self, adapter: str | None) -> Table:
         """What an adapter adds to those times, by the rows on which it acts."""
         if adapter is None or not self.costs:
             return ()
         if adapter not in self.draft_costs:
-            measure = partial(self.surcharge, adapter)
-            self.draft_costs[adapter] = self.remembered(f"adapter {adapter}", measure)
+            name = f"adapter {adapter}"
+            self.draft_costs[adapter] = self.kept(name) or self.keep(name, self.surcharge(adapter))
         return self.draft_costs[adapter]
 
     def measure_anew(self, adapter: str | None) -> None:
@@ -173,28 +185,19 @@ class Engine:
         self.measured_costs()
         self.measured_draft_costs(adapter)
 
-    def remembered(self, name: str, measure: Callable[[], Table]) -> Table:
-        """A table that was kept, or one that is measured now and kept if it is whole."""
-        if self.known and (table := self.known.table(name, COST_ROWS)):
-            return table
-        table = measure()
+    def kept(self, name: str) -> Table:
+        """A table that was measured before, and whole; else an empty one."""
+        return self.known.table(name, COST_ROWS) if self.known else ()
+
+    def keep(self, name: str, table: Table) -> Table:
         if self.known and len(table) == len(COST_ROWS):
             self.known.keep(name, table)
         return table
 
     def surcharge(self, adapter: str) -> Table:
-        plain, table, most = dict(self.costs), list[tuple[int, float]](), 0.0
-        for rows, seconds in self.measured(adapter):
-            most = max(most, seconds - plain.get(rows, seconds))
-            table.append((rows, most))
-        return tuple(table)
-
-    def measured(self, adapter: str | None = None, kept: int = 0) -> Table:
-        table, slowest = list[tuple[int, float]](), 0.0
-        for number, seconds in self.timed(COST_ROWS, adapter, kept, own=True):
-            slowest = max(slowest, seconds)
-            table.append((number, slowest))
-        return tuple(table)
+        plain = dict(self.costs)
+        drafted = monotone(self.timed(COST_ROWS, adapter, own=True))
+        return monotone([(rows, max(seconds - plain.get(rows, seconds), 0.0)) for rows, seconds in drafted])
 
     def timed(self, rows: Sequence[int], adapter: str | None = None, kept: int = 0, own: bool = False) -> Table:
         """(rows, seconds) of forwards that see `kept` rows, timed now, without those that there is no memory for.
@@ -325,3 +328,8 @@ class Engine:
         finally:
             self.cancel(number)
         return output
+
+
+def monotone(table: Sequence[tuple[int, float]]) -> Table:
+    """More rows never cost less: what seems so is noise."""
+    return tuple(zip((rows for rows, _ in table), accumulate((seconds for _, seconds in table), max), strict=True))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from unmask import __version__
@@ -61,11 +61,13 @@ class Service:
             self.warming = asyncio.create_task(self.warm())
 
     async def warm(self) -> None:
-        """Time forwards behind longer contexts, too, while nobody is there; who comes meanwhile waits for one table."""
+        """Time forwards behind longer contexts, too, while nobody is there; who comes meanwhile waits for one size."""
         for context in COST_CONTEXTS[1:]:
-            while self.held:
-                await asyncio.sleep(IDLE_SECONDS)
-            await self.worker.call(lambda context=context: self.lm.engine.measured_costs(context))  # type: ignore[misc]
+            measuring, measured = self.lm.engine.measuring(context), False
+            while not measured:
+                while self.held:
+                    await asyncio.sleep(IDLE_SECONDS)
+                measured = await self.worker.call(partial(next, measuring, True)) is True
 
     async def stop(self) -> None:
         if self.warming is not None:
