@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
@@ -161,7 +161,27 @@ def test_a_request_has_adjacent_pages_while_there_is_room() -> None:
     pages = Pages(16, 2)
     first, second = list[int](), list[int]()
     for rows in range(1, 9):
-        assert pages.extend(first, rows)
-        assert pages.extend(second, rows)
+        assert pages.extend(first, rows, 8)
+        assert pages.extend(second, rows, 8)
     for owned in (first, second):
         assert owned == list(range(owned[0], owned[0] + 4))
+
+
+def test_a_request_that_may_grow_longer_than_there_is_room_still_grows() -> None:
+    pages = Pages(16, 2)
+    first, second = list[int](), list[int]()
+    for rows in range(1, 17):
+        assert pages.extend(first, rows, 1000)
+        assert pages.extend(second, rows, 1000)
+    assert sorted(first + second) == list(range(16))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 12)), max_size=40))
+def test_no_more_memory_is_touched_than_was_needed_at_a_time(steps: list[tuple[int, int]]) -> None:
+    """Four places for requests of at most 12 rows: whoever comes and goes, they stay in the pages of four."""
+    pages, places = Pages(1000, 2), [list[int]() for _ in range(4)]
+    for place, rows in steps:
+        if len(places[place]) * 2 >= rows:
+            pages.release(places[place])
+        assert pages.extend(places[place], rows, 12)
+        assert max(places[place]) < 7 * 6, "the pages of four, and three gaps between them too small for a fifth"

@@ -8,13 +8,13 @@ from itertools import accumulate, count
 from typing import Protocol
 
 from unmask.config import EngineConfig
-from unmask.decoding import answer, auto, question, scratch_rows, strategy_of
+from unmask.decoding import answer, auto, question, strategy_of
 from unmask.decoding.adaptivespec import SLOTS
 from unmask.decoding.learning import DEFAULT_ACCEPTANCE, estimate, padded
 from unmask.engine.asking import Question, Questions
 from unmask.engine.known import Known, Table
 from unmask.engine.pages import Pages
-from unmask.engine.scheduler import Job, Live, Scheduler
+from unmask.engine.scheduler import Job, Live, Scheduler, rows_at_most
 from unmask.types import Finding, Ids, Outcome, Request, Rows, Speculation, State
 
 COST_ROWS = (1, 4, 16, 48, 128)
@@ -81,7 +81,7 @@ class Engine:
         """Queue a request; returns its number. ValueError, in one line, where it can never run."""
         self.check_request(request)
         request = replace(self.prepared(request), prefill_chunk=min(request.prefill_chunk, self.config.prefill_chunk))
-        rows = len(request.context) + request.max_tokens + scratch_rows(request)
+        rows = rows_at_most(request)
         if -(-rows // self.pages.size) > self.pages.count:
             room = self.pages.count * self.pages.size
             raise ValueError(f"the request needs up to {rows} rows of key/value memory, the engine has {room}")

@@ -5,7 +5,8 @@ Plain Python. A page with no owner may still hold a prefix that a later request 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from unmask.types import Ids
 
@@ -30,20 +31,23 @@ class Pages:
     def free(self) -> int:
         return self.count - self.in_use
 
-    def extend(self, owned: list[int], rows: int) -> bool:
-        """Append pages to `owned` until it holds `rows` rows; False, and nothing taken, where too few are free."""
+    def extend(self, owned: list[int], rows: int, most: int = 0) -> bool:
+        """Append pages to `owned` until it holds `rows` rows; False, and nothing taken, where too few are free.
+
+        most: rows that it may come to hold; for so many it is given room to grow, if there is any.
+        """
         wanted = -(-rows // self.size) - len(owned)
         if wanted > self.free:
             return False
         for _ in range(wanted):
-            owned.append(self._take(owned[-1] + 1 if owned else None))
+            owned.append(self._take(owned[-1] + 1 if owned else None, -(-max(rows, most) // self.size) - len(owned)))
         return True
 
-    def _take(self, preferred: int | None) -> int:
+    def _take(self, preferred: int | None, room: int) -> int:
         if preferred is not None and preferred < self.count and self._blank(preferred):
             page = preferred
         else:
-            page = self._start_of_room()
+            page = self._start_of_room(room)
         self._forget(page)
         self.owners[page] = 1
         self.in_use += 1
@@ -52,20 +56,30 @@ class Pages:
     def _blank(self, page: int) -> bool:
         return self.owners[page] == 0 and page not in self.label
 
-    def _start_of_room(self) -> int:
-        """Where a new run of pages has most room to grow: the largest blank run, from its middle if a neighbour may
-        grow into it; without any blank page, the known one that was idle longest."""
-        best, length, run = -1, 0, 0
-        for page in range(self.count + 1):
-            if page < self.count and self._blank(page):
-                run += 1
-                continue
-            if run > length:
-                best, length = page - run, run
-            run = 0
-        if best < 0:
-            return next(iter(self.idle))
-        return best + length // 2 if best > 0 and self.owners[best - 1] else best
+    def _start_of_room(self, room: int) -> int:
+        """Where a new run of pages begins: as low as it can grow to `room` pages, so that memory which was never needed
+        is never touched. A neighbour in use is taken to grow to as many.
+
+        Where none has that much room, in the largest blank run, from its middle if a neighbour may grow into it;
+        without any blank page, the known one that was idle longest.
+        """
+        largest = (0, 0)
+        for first, length in self._blank_runs():
+            before = next((i for i in range(first) if not self.owners[first - 1 - i]), first)  # pages in use before it
+            ahead = max(room - before, 0) if before else 0
+            if ahead + room <= length:
+                return first + ahead
+            largest = max(largest, (length, first + (length // 2 if before else 0)), key=lambda found: found[0])
+        return largest[1] if largest[0] else next(iter(self.idle))
+
+    def _blank_runs(self) -> Iterator[tuple[int, int]]:
+        """(first page, length) of every longest run of blank pages."""
+        first = 0
+        for blank, run in groupby(range(self.count), self._blank):
+            length = sum(1 for _ in run)
+            if blank:
+                yield first, length
+            first += length
 
     def _forget(self, page: int) -> None:
         self.idle.pop(page, None)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from unmask.config import EngineConfig
-from unmask.decoding import context_spans, strategy_of
+from unmask.decoding import context_spans, scratch_rows, strategy_of
 from unmask.decoding.common import block_size
 from unmask.engine.pages import Pages
 from unmask.types import Ids, Outcome, Plan, Request, State
@@ -63,6 +63,15 @@ def rebuild_plan(live: Live) -> Plan:
     unit = block_size(request) if request.traits.context == "block" else 1
     chunk = max(request.prefill_chunk // unit, 1) * unit
     return Plan(context_spans(request, state.ids, live.written, min(live.written + chunk, state.kept)), ())
+
+
+def rows_at_most(request: Request) -> int:
+    """Rows of key/value memory that a request may need in the end."""
+    return kept_at_most(request) + scratch_rows(request)
+
+
+def kept_at_most(request: Request) -> int:
+    return len(request.context) + request.max_tokens
 
 
 def reuse_kind(request: Request) -> str | None:
@@ -118,7 +127,8 @@ class Scheduler:
             kind = reuse_kind(live.state.request)
             if kind and self.config.prefix_reuse and not live.pages:
                 self.reuse(live, kind)
-            if not self.pages.extend(live.pages, max(len(live.state.ids), live.written + live.next_plan().rows)):
+            rows = max(len(live.state.ids), live.written + live.next_plan().rows)
+            if not self.pages.extend(live.pages, rows, kept_at_most(live.state.request)):
                 # Reused pages are not held while waiting: they might be what the others are short of.
                 self.unload(live)
                 return
@@ -141,7 +151,8 @@ class Scheduler:
 
         The oldest request is never preempted: it comes to its end, and then the next one does.
         """
-        while not self.pages.extend(live.pages, live.written + live.next_plan().rows):
+        most = kept_at_most(live.state.request)
+        while not self.pages.extend(live.pages, live.written + live.next_plan().rows, most):
             others = [other for other in self.live if other.id > live.id and other not in chosen]
             if not others:
                 return False
