@@ -91,6 +91,7 @@ class EngineConfig:
     exactness: in "exact" the ids of a request do not depend on mode, batch mates, arrival or preemption; "fast" runs
         the kernels that are quickest for each shape.
     oracle_seconds: what an oracle may take for one look at a text.
+    graphs: forwards of few rows are recorded on a GPU (`engine.graphs`), where they turn out to be the same.
     """
 
     page_size: int = 64
@@ -101,6 +102,7 @@ class EngineConfig:
     exactness: Literal["exact", "fast"] = "fast"
     prefix_reuse: bool = True
     oracle_seconds: float = 10.0
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("page_size", "max_rows", "max_live", "prefill_chunk"):

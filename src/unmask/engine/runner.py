@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from unmask import visibility
 from unmask.config import EngineConfig
 from unmask.engine.chain import Shortlist, joined, linked, settle, shortlist
+from unmask.engine.graphs import Forward, Graphs, cuda_recorder, proven
 from unmask.engine.readout import COLUMNS, PICK_ROWS, Wanted, pick, some, unpack, wanted, wide
 from unmask.engine.scheduler import Job
 from unmask.model.attention import PagedAttention, Segment, Way
@@ -79,6 +81,16 @@ class Runner:
             self.untile()
         elif decoder.packed and weight.dtype == torch.bfloat16:
             self.way = "mixed"
+        self.graphs: Graphs | None = None
+        # In "exact" a row has to have the same bits in a prefill; and parts on several GPUs meet inside a forward.
+        if self.device.type == "cuda" and config.graphs and not self.exact and not decoder.packed and tell is nobody:
+            self.graph(cuda_recorder())
+
+    @torch.inference_mode()
+    def graph(self, record: Callable[[Forward], Forward]) -> None:
+        """Have forwards of few rows recorded from now on, if they come out right here. Writes to the first pages."""
+        make = partial(Graphs, self.decoder, self.cache, self.page_size, record)
+        self.graphs = proven(make, self.plain, trials(self.page_size, next(iter(self.decoder.mask_embeddings), None)))
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Rows]:
@@ -96,6 +108,10 @@ class Runner:
 
     def hidden(self, parts: Sequence[Part]) -> Tensor:
         """[T, D] of the rows of all parts, one after the other, and of padding after them."""
+        found = None if self.graphs is None else self.graphs.hidden(parts)
+        return self.plain(parts) if found is None else found
+
+    def plain(self, parts: Sequence[Part]) -> Tensor:
         tokens, positions, slots = list[int](), list[int](), list[np.ndarray[tuple[int], np.dtype[np.int64]]]()
         segments = list[Segment]()
         gates, unknown = dict[str, list[int]](), dict[str, list[int]]()
@@ -283,3 +299,20 @@ def groups_of_masks(rows: int, size: int = 8) -> tuple[Read, ...]:
         follows: tuple[int | tuple[int, int], ...] = (0, *((len(reads), place) for place in range(len(own) - 1)))
         reads.append(Read(0, own, shift=0, detail=True, bans_mask=True, follows=follows))
     return tuple(reads)
+
+
+def trials(page_size: int, adapter: str | None) -> list[list[Part]]:
+    """Forwards of every kind, each of two requests of unequal length: a prefill, single rows, blocks, masks."""
+    lengths, each = (9, 5), -(-16 // page_size)
+    masked = () if adapter is None else (True,) * 4
+
+    def parts(kept: bool, spans: Callable[[int], tuple[Span, ...]]) -> list[Part]:
+        own = (tuple(range(i * each, (i + 1) * each)) for i in range(len(lengths)))
+        return [Part(spans(n), n if kept else 0, pages) for n, pages in zip(lengths, own, strict=True)]
+
+    return [
+        parts(False, lambda n: (Span(tuple(range(n)), 0),)),
+        parts(True, lambda n: (Span((7,), n),)),
+        parts(True, lambda n: (Span((7, 6, 5, 4), n, True, (), adapter, masked),)),
+        parts(True, lambda n: (Span((7, 8), n), Span((0,) * 4, n + 1, True, ((0, 1),), adapter, masked))),
+    ]
