@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unmask.quantization import Int4, Int8, check, forms, int4, int8
+from tests.engine.tiny import decoder
+from unmask.engine.graphs import distance
+from unmask.model.attention import dense_attend
+from unmask.model.decoder import Batch
+from unmask.quantization import Int4, Int8, check, forms, int4, int8, shrink
 
 SHAPES = st.tuples(st.sampled_from([1, 16, 50, 96]), st.sampled_from([32, 64, 160]), st.integers(1, 40))
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
@@ -92,12 +99,30 @@ def test_int4_falls_back_where_its_kernel_has_no_such_size() -> None:
     ("name", "device", "dtype", "message"),
     [
         ("int3", "cpu", torch.bfloat16, "quantize must be one of int8, int4, got 'int3'"),
-        ("int8", "meta", torch.bfloat16, "computes on a CPU so far, not on meta"),
+        ("int4", "meta", torch.bfloat16, "computes on a CPU so far, not on meta; int8 does"),
+        ("int8", "meta", torch.bfloat16, r"on meta needs torchao: pip install 'unmask\[gpu\]'"),
         ("int4", "cpu", torch.float16, "needs dtype bfloat16 or float32, got float16"),
     ],
 )
-def test_what_cannot_be_is_refused(name: str, device: str, dtype: torch.dtype, message: str) -> None:
+def test_what_cannot_be_is_refused(
+    name: str, device: str, dtype: torch.dtype, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.quantization.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=message) as caught:
         check(name, torch.device(device), dtype)
     assert "\n" not in str(caught.value)
     assert check("int8", torch.device("cpu"), torch.bfloat16) == "int8"
+
+
+def test_torchao_shrinks_the_layers_where_they_are() -> None:
+    """What a GPU gets, on this processor."""
+    pytest.importorskip("torchao")
+    ids = torch.arange(9)
+    batch = Batch(ids, ids, 8, {"draft": ids[7:]}, {"draft": ids[8:]})
+    model, attend = decoder(torch.bfloat16), dense_attend(np.tri(9, dtype=np.bool_))
+    plain = model(batch, attend)
+    shrink(model.model.layers)
+    assert all(part.weight.qdata.dtype == torch.int8 for name, part in model.projections().items() if name != "lm_head")  # type: ignore[attr-defined]
+    found = model(batch, attend)
+    assert 0 < distance(found, plain) < 0.05
+    assert not torch.equal(found, model(replace(batch, gates={}, unknown={}), attend)), "the adapter still acts"

@@ -75,13 +75,13 @@ class Runner:
         self.compute_in(TILE_ROWS if self.exact else None)
         self.page_size, self.room = config.page_size, pages * config.page_size
         self.cache = KVCache(decoder.config, self.room, weight.dtype, weight.device)
+        self.graphs: Graphs | None = None
         if decoder.native is not None:
             self.compute_in(None)  # a row's bits are the same in any company
         elif decoder.packed and self.exact:
             self.untile()
         elif decoder.packed and weight.dtype == torch.bfloat16:
             self.way = "mixed"
-        self.graphs: Graphs | None = None
         # In "exact" a row has to have the same bits in a prefill; and parts on several GPUs meet inside a forward.
         if self.device.type == "cuda" and config.graphs and not self.exact and not decoder.packed and tell is nobody:
             self.graph(cuda_recorder())

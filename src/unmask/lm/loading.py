@@ -122,6 +122,9 @@ def decoder_of(
         attach(decoder, title, shard.adapter(weights) if shard else weights)
     if shard:
         sharding.join(decoder, sharding.sum_of_processes(steady=exact))
+    if quantize and device.type != "cpu":
+        quantization.shrink(decoder.model.layers)
+        return decoder
     factors = balances(decoder, checkpoint.tokenizer().encode(TEXT)) if quantize == "int8" else None
     if quantize != "int4" and native.fits(decoder) and (kernels := native.library()):
         native.pack(decoder, kernels, quantize == "int8", factors)

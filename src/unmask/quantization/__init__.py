@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmask.quantization.int4 import Int4, fits
 from unmask.quantization.int8 import Int8
 
-__all__ = ["QUANTIZATIONS", "Form", "Int4", "Int8", "Quantize", "Weight", "check", "forms"]
+__all__ = ["QUANTIZATIONS", "Form", "Int4", "Int8", "Quantize", "Weight", "check", "forms", "shrink"]
 
 Quantize = Literal["int8", "int4"]
 QUANTIZATIONS: tuple[Quantize, ...] = ("int8", "int4")
@@ -42,7 +43,11 @@ def check(quantize: str, device: torch.device, dtype: torch.dtype) -> Quantize:
     if known is None:
         raise ValueError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, got {quantize!r}")
     if device.type != "cpu":
-        raise ValueError(f"quantize={quantize!r} computes on a CPU so far, not on {device.type}")
+        if known != "int8":
+            raise ValueError(f"quantize={quantize!r} computes on a CPU so far, not on {device.type}; int8 does")
+        if find_spec("torchao") is None:
+            raise ValueError(f"quantize='int8' on {device.type} needs torchao: pip install 'unmask[gpu]'")
+        return known
     if not torch.backends.mkldnn.is_available():
         raise ValueError(f"quantize={quantize!r} needs a PyTorch with oneDNN, and this one has none")
     if dtype not in (torch.bfloat16, torch.float32):
@@ -50,3 +55,11 @@ def check(quantize: str, device: torch.device, dtype: torch.dtype) -> Quantize:
             f"quantize={quantize!r} needs dtype bfloat16 or float32, got {str(dtype).removeprefix('torch.')}"
         )
     return known
+
+
+def shrink(module: nn.Module) -> None:
+    """For other devices than a CPU: all linear layers inside with matrices of 8 bits, a scale per output, in place, by
+    torchao. Rows stay as they are."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    quantize_(module, Int8WeightOnlyConfig())
