@@ -25,6 +25,7 @@ TRAITS = Traits(
     tiny.MASK, True, draft_adapter="draft", denoise_adapter="draft", gap_end=END, gap_room=32, gap_causal=True
 )
 SPECULATIVE = ["linearspec", "quadspec", "adaptivespec", "auto"]
+FILLER = replace(TRAITS, gap_adapter="linked")
 ids = st.integers(0, tiny.MASK - 1)
 
 
@@ -42,6 +43,7 @@ def gaps(draw: st.DrawFn, most: int = 12) -> Request:
         room=draw(st.sampled_from([12, 16, 32])),
         prefill_chunk=draw(st.sampled_from([1, 3, 256])),
         sampling=draw(st.sampled_from([Sampling(), Sampling(temperature=1.0, seed=5)])),
+        traits=draw(st.sampled_from([TRAITS, FILLER])),
     )
 
 
@@ -50,10 +52,12 @@ def hidden(spans: tuple[Span, ...]) -> Tensor:
     starts = visibility.offsets(spans)
     position = [span.start + i for span in spans for i in range(len(span.tokens))]
     tokens = [token for span in spans for token in span.tokens]
-    last, own = spans[-1], range(starts[-2], starts[-1])
-    gates = {last.adapter: torch.tensor(own)} if last.adapter else {}
-    unknown = [row for row, masked in zip(own, last.masked, strict=False) if masked]
-    masks = {last.adapter: torch.tensor(unknown)} if last.adapter and unknown else {}
+    acts, unknown = dict[str, list[int]](), dict[str, list[int]]()
+    for start, span in zip(starts, spans, strict=False):
+        if span.adapter:
+            acts.setdefault(span.adapter, []).extend(range(start, start + len(span.tokens)))
+            unknown.setdefault(span.adapter, []).extend(start + i for i, masked in enumerate(span.masked) if masked)
+    gates, masks = ({name: torch.tensor(rows) for name, rows in of.items() if rows} for of in (acts, unknown))
     batch = Batch(torch.tensor(tokens), torch.tensor(position), max(position), gates, masks)
     with torch.no_grad():
         model = tiny.shared()
@@ -63,12 +67,13 @@ def hidden(spans: tuple[Span, ...]) -> Tensor:
 def clean(request: Request, output: Ids) -> tuple[Span, ...]:
     """Prefix but for its last token; suffix; that token and the output: written down again, not taken from the code."""
     n, s = len(request.prompt), len(request.suffix)
+    acts: dict[str, Any] = {"adapter": request.traits.gap_adapter}
     if not s:
-        return (Span(request.prompt + output, 0),)
-    spans = [Span(request.prompt[:-1], 0)] if n > 1 else []
+        return (Span(request.prompt + output, 0, **acts),)
+    spans = [Span(request.prompt[:-1], 0, **acts)] if n > 1 else []
     before = [(0, n - 1)] if n > 1 else []
-    spans.append(Span(request.suffix, n + request.room, sees=tuple(before)))
-    spans.append(Span((request.prompt[-1], *output), n - 1, sees=(*before, (len(before), s))))
+    spans.append(Span(request.suffix, n + request.room, sees=tuple(before), **acts))
+    spans.append(Span((request.prompt[-1], *output), n - 1, sees=(*before, (len(before), s)), **acts))
     return tuple(spans)
 
 
@@ -133,14 +138,15 @@ def test_fastdiffuser_fills_a_gap_as_a_plain_loop_does(request: Request) -> None
 @given(gaps(), st.sampled_from(SPECULATIVE), st.sampled_from(["block", "causal", "copy"]), st.integers(1, 6))
 @settings(max_examples=40)
 def test_self_speculation_in_a_gap_is_ar(request: Request, strategy: str, seed: Any, size: int) -> None:
-    request = replace(request, traits=replace(TRAITS, seed=seed))
+    request = replace(request, traits=replace(request.traits, seed=seed))
     assert tiny.alone(way(request, strategy, size)) == tiny.alone(way(request, "ar"))
 
 
 def test_the_suffix_and_its_distance_matter() -> None:
     one = way(gap((1, 2, 3), (4, 5, 6), 8), "ar")
     others = [one, replace(one, suffix=(4, 5, 9)), replace(one, room=16), replace(one, suffix=(), room=32)]
-    assert len({tiny.alone(other) for other in others}) == 4
+    others.append(replace(one, traits=FILLER))
+    assert len({tiny.alone(other) for other in others}) == 5
     assert tiny.alone(replace(one, suffix=())) == tiny.alone(replace(one, suffix=(), room=0))
 
 
@@ -151,6 +157,9 @@ MIX = [
     way(Request((1, 2, 3, 4, 5, 6, 7, 8, 4, 5, 6, 9, 9), 9, traits=TRAITS), "quadspec"),
     way(Request((1, 2, 3, 4, 5, 6, 7, 8, 9, 4, 5, 6, 9, 9, 3), 9, traits=TRAITS), "ar"),
     way(gap((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), (4, 5, 6, 9, 9, 3), 9), "adaptivespec"),
+    way(gap((1, 2, 3, 4, 5, 6, 7, 8, 9), (4, 5, 6, 9, 9, 3), 9, traits=FILLER), "ar"),
+    way(gap((1, 2, 3, 4, 5, 6, 7, 8, 9), (4, 5, 6, 9, 9, 3), 9, traits=FILLER), "quadspec"),
+    way(Request((1, 2, 3, 4, 5, 6, 7, 8, 9, 4, 5, 6, 9, 9, 3), 9, traits=FILLER), "ar"),
 ]
 
 
@@ -209,6 +218,8 @@ def test_what_cannot_be_a_gap_is_refused() -> None:
     for more in ({"room": 3}, {"room": 0}, {"traits": Traits(tiny.MASK)}):
         with pytest.raises(ValueError, match="room must be"):
             gap((1, 2), (3,), 4, **more)
+    with pytest.raises(ValueError, match="gap_adapter must be"):
+        replace(FILLER, gap_causal=False)
     for wrong in ({"gap_room": 0}, {"shift": True}, {"context": "block"}):
         with pytest.raises(ValueError, match="gap_end must be"):
             replace(TRAITS, **wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.text.vocabularies import BYTES, PIECES
 from tests.tinymodel import MASK, write_model
 from tests.training import tiny
 from tests.training.test_layout import run_spans
+from unmask import LM
 from unmask.cli import run
 from unmask.decoding import fastdiffuser
 from unmask.decoding.common import context_spans
@@ -73,8 +75,9 @@ KINDS = ["characters", "lines", "syntax"]
 def config(**changes: Any) -> TrainConfig:
     """Settings with gaps; `infill_...` and the parts of `tiny.config`."""
     infill = {key.removeprefix("infill_"): changes.pop(key) for key in list(changes) if key.startswith("infill_")}
+    stage = changes.pop("stage", "convert")
     whole = tiny.config(**{"blocks_size": 4, "blocks_draft_size": None, **changes})
-    return replace(whole, infill=Infill(**{"share": 1.0, "end_id": END, **infill}))
+    return replace(whole, stage=stage, infill=Infill(**{"share": 1.0, "end_id": END, **infill}))
 
 
 def text_sample(text: str, index: int = 0, closed: bool = False, tokenizer: Any = BYTES, length: int = 0) -> Sample:
@@ -401,9 +404,13 @@ class Copies:
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
-@pytest.mark.parametrize(("method", "steps", "lr"), [("joint", 60, 0.01), ("adapter", 160, 0.003)])
-def test_the_suffix_is_learned_to_be_used(method: Any, steps: int, lr: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "stage", "steps", "lr"),
+    [("joint", "convert", 60, 0.01), ("adapter", "convert", 160, 0.003), ("adapter", "filler", 60, 0.01)],
+)
+def test_the_suffix_is_learned_to_be_used(method: Any, stage: Any, steps: int, lr: float, tmp_path: Path) -> None:
     shape: dict[str, Any] = {"method": method, "steps": steps, "batch": 16, "length": 64, "dtype": "float32"}
+    shape |= {"stage": stage, "adapter_mask_embedding": stage == "convert"}
     own: dict[str, Any] = {"adapter_rank": 16, "adapter_alpha": 16.0, "loss_chunk": 256, "optimiser_lr": lr}
     settings = config(**shape, **own, blocks_full_share=0.0, loss_alpha=1.0)
     model = tiny.decoder(torch.float32)
@@ -411,14 +418,21 @@ def test_the_suffix_is_learned_to_be_used(method: Any, steps: int, lr: float, tm
     fresh = [copies(i, settings) for i in range(10_000, 10_032)]
     true = gap_losses(model, fresh, settings, tiny.MASK, 2)
     other = gap_losses(model, shuffled(fresh), settings, tiny.MASK, 2)
-    assert np.mean([b.nelbo - a.nelbo for a, b in zip(true, other, strict=True)]) > 1.0
     gain = np.mean([b.ar - a.ar for a, b in zip(true, other, strict=True)])
+    if stage == "filler":
+        assert gain > 1.0
+        return
+    assert np.mean([b.nelbo - a.nelbo for a, b in zip(true, other, strict=True)]) > 1.0
     assert gain > 1.0 if method == "joint" else gain < 0.5  # the causal rows of a frozen model learn nothing
 
 
-def test_losses_of_gaps_are_those_of_rows_laid_out_by_hand() -> None:
-    """With one noise level per token the bound is a plain sum over blocks; checked on rows run one gap at a time."""
-    settings, model = config(length=64), trained_model(4)
+@pytest.mark.parametrize("stage", ["convert", "filler"])
+def test_losses_of_gaps_are_those_of_rows_laid_out_by_hand(stage: Any) -> None:
+    """With one noise level per token the bound is a plain sum over blocks; checked on rows run one gap at a time. What
+    a filler learns are rows as inference runs them, its adapter on all of them."""
+    filler = stage == "filler"
+    more: dict[str, Any] = {"stage": stage, "adapter_mask_embedding": False} if filler else {}
+    settings, model = config(length=64, **more), trained_model(4)
     several = [Gap((1, 2, 3), (4, 5, 6, 7, 8), (9, 10)), Gap((5, 6), (7,), (8, 9, 3, 2), True)]
     together = gap_losses(model, several, settings, tiny.MASK, 3)
     assert [loss.tokens for loss in together] == [6, 2]
@@ -429,6 +443,9 @@ def test_losses_of_gaps_are_those_of_rows_laid_out_by_hand() -> None:
         request = Request(gap.prefix, 8, traits=Traits(gap_end=END, gap_room=8), suffix=gap.suffix, room=8)
         context, room = len(request.context), settings.gap_room
         request = replace(request, max_tokens=room, room=room)
+        if filler:
+            traits = replace(request.traits, gap_causal=True, gap_adapter="unmask")
+            request = replace(request, traits=traits)
         hidden = run_spans(model, context_spans(request, ids, 0, len(ids)))
         logs = banned(model.logits(hidden[context - 1 :])).log_softmax(dim=-1)
         expected = -sum(float(logs[i, token]) for i, token in enumerate((*gap.part, END)))
@@ -483,9 +500,53 @@ def test_a_conversion_with_gaps_says_so(tmp_path: Path, capsys: pytest.CaptureFi
         assert (traits.gap_end, traits.gap_room, traits.gap_causal) == (end, 24, causal)
 
 
+def test_a_filler_is_trained_and_fills_beside_a_drafter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, text = write_model(tmp_path / "base", unmask={"mask_id": MASK}), tmp_path / "one.py"
+    text.write_text(SOURCE * 3, encoding="utf-8")
+    drafter, filler = tmp_path / "drafter", tmp_path / "filler"
+    changes = ["length=64", "batch=2", "dtype=float32", "blocks.size=8", "infill.room=5", "eval_every=2"]
+    words = ["convert", str(base), "--data", str(text), "--held-out", str(text), "--steps", "2", "--json"]
+    sets = [word for change in changes for word in ("--set", change)]
+    assert run([*words, *sets, "--stage", "filler", "--out", str(filler)]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-2])
+    assert last["ar_count"] > 0
+    assert last["eval"]["score"] == -last["eval"]["gap_ar"]
+    assert run([*words, "--recipe", "tiny", "--set", "dtype=float32", "--out", str(drafter)]) == 0
+
+    alone = LM.load(base, adapter=filler, dtype="float32")
+    assert alone.traits.adapters == ("fill",)
+    assert (alone.traits.trained, alone.traits.block_size, alone.traits.gap_room) == (False, 8, 40)
+    assert alone.filler.layouts == ("in-place",)
+    found = alone.fill("def f(x):\n", "\n    return y\n", max_tokens=20)
+    assert found.layout == "in-place"
+    assert [one.strategy for one in found.chosen.generations] == ["ar"] * len(found.chosen.generations)
+    with pytest.raises(ValueError, match="mode must be 'ar' or 'self-speculation' to fill a gap"):
+        alone.fill("a", "b", mode="fastdiffuser")
+
+    shutil.copytree(filler, drafter / "fill")
+    both = LM.load(base, adapter=drafter, dtype="float32")
+    assert both.traits.adapters == ("unmask", "fill")
+    again = both.fill("def f(x):\n", "\n    return y\n", max_tokens=20)
+    assert again.text == found.text
+    several = both.fill("def f(x):\n", "\n    return y\n", max_tokens=12, candidates=6)
+    assert {one.layout for one in several.candidates} == {"in-place", "prefix"}
+    assert several.chosen == max(several.candidates, key=lambda one: one.score.whole if one.score else 0.0)
+    plain = LM.load(base, adapter=False, dtype="float32")
+    assert plain.filler.layouts == ()
+    assert both.generate("def f", mode="ar", max_tokens=8).text == plain.generate("def f", mode="ar", max_tokens=8).text
+
+    card = json.loads((drafter / "fill" / "unmask.json").read_text())
+    card["traits"]["gap_adapter"] = "unmask"
+    (drafter / "fill" / "unmask.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="gap_adapter must be a name of its own, got 'unmask'"):
+        LM.load(base, adapter=drafter)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: TrainConfig(steps=1, stage="filler"), "infill.share must be above 0, adapter.coherence 0"),
+        (lambda: TrainConfig(steps=1, stage="filler", method="joint"), "method must be 'adapter', got 'joint'"),
         (lambda: Infill(share=2), "share of infill must be between 0 and 1, got 2"),
         (lambda: Infill(spans=("words",)), "spans must be some of characters, lines, syntax"),
         (lambda: Infill(room=0), "room must be at least 1, got 0"),

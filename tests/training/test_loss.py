@@ -153,7 +153,7 @@ def run(config: TrainConfig, model: Decoder, doubled: Doubled) -> tuple[Hidden, 
         if config.method == "joint"
         else clean_first(model, doubled, Split(doubled), "unmask")
     )
-    return hidden, objective(model, doubled, hidden, config, tiny.MASK, Counts(*count(doubled)), 1.0)
+    return hidden, objective(model, doubled, hidden, config, tiny.MASK, Counts(*count(doubled, config)), 1.0)
 
 
 def logits_of(model: Decoder, hidden: Tensor) -> Tensor:
@@ -298,7 +298,7 @@ def test_rise_scales_the_diffusion_loss_alone() -> None:
     model = tiny.decoder()
     doubled = double(SAMPLES, config, tiny.MASK)
     hidden = together(model, doubled, Split(doubled))
-    counts = Counts(*count(doubled))
+    counts = Counts(*count(doubled, config))
     none, half, whole = (
         objective(model, doubled, hidden, config, tiny.MASK, counts, rise).loss for rise in (0, 0.5, 1)
     )

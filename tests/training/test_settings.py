@@ -100,7 +100,7 @@ def test_flops_of_a_step_count_its_products() -> None:
         with Counter() as counter:
             run = together if method == "joint" else clean_first
             hidden = run(model, doubled, Dense(doubled), None if method == "joint" else "unmask")
-            objective(model, doubled, hidden, config, tiny.MASK, Counts(*count(doubled)), 1.0).loss.backward()
+            objective(model, doubled, hidden, config, tiny.MASK, Counts(*count(doubled, config)), 1.0).loss.backward()
         ours = step_flops(model.config, config, doubled)
         assert 0.85 < ours / counter.flops < 1.05
 

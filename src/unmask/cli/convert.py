@@ -34,12 +34,19 @@ def convert(
             "--data", help="Text, folder, JSONL, parquet, hf:org/name; starter. May be repeated.", show_default=False
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="tiny, adapter, joint, joint-8b or drafter.")] = "adapter",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="tiny, adapter, joint, joint-8b, drafter or filler.")
+    ] = "adapter",
     method: Annotated[
         str | None, typer.Option("--method", help="adapter (the base stays as it is) or joint.", show_default=False)
     ] = None,
     stage: Annotated[
-        str | None, typer.Option("--stage", help="convert, or drafter for a joint model.", show_default=False)
+        str | None,
+        typer.Option(
+            "--stage",
+            help="convert; drafter: drafts for a joint model; filler: gaps for a frozen one.",
+            show_default=False,
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Budget in steps.", show_default=False)] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Budget in minutes.", show_default=False)] = None,
@@ -144,8 +151,8 @@ def settings_of(
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
     if steps is not None and minutes is not None:
         raise ValueError("give steps or minutes, not both")
-    if stage == "drafter" and recipe == "adapter":
-        recipe = "drafter"
+    if stage in ("drafter", "filler") and recipe == "adapter":
+        recipe = stage
     if method == "joint" and recipe == "adapter":
         recipe = "joint"
     budget = {"steps": steps, "minutes": minutes} if steps is not None or minutes is not None else {}

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from unmask.decoding.common import allowed_at, make_plan, places, prefill, read_causal, settle, step_of, token_of
-from unmask.types import Outcome, Plan, Request, Rows, Span, State
+from unmask.decoding.common import (
+    allowed_at,
+    causal_span,
+    make_plan,
+    places,
+    prefill,
+    read_causal,
+    settle,
+    step_of,
+    token_of,
+)
+from unmask.types import Outcome, Plan, Request, Rows, State
 
 
 def start(request: Request) -> State:
@@ -16,7 +26,7 @@ def need(state: State) -> Plan:
         return chunk
     return make_plan(
         state,
-        (Span(ids[state.kept :], state.place),),
+        (causal_span(state.request, ids[state.kept :], state.place),),
         (read_causal(state.request, 0, (len(ids) - state.kept - 1,), allowed_at(state, places(state, ()))),),
     )
 

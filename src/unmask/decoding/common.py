@@ -50,7 +50,7 @@ def context_spans(request: Request, ids: Ids, start: int, stop: int) -> tuple[Sp
     if request.traits.context == "causal" or request.strategy != "fastdiffuser":
         edges = [start, *(row for row in request.jumps if start < row < stop), stop]
         return tuple(
-            Span(ids[a:b], request.position(a), sees=tuple((j, edges[j + 1] - edges[j]) for j in range(i)))
+            causal_span(request, ids[a:b], request.position(a), tuple((j, edges[j + 1] - edges[j]) for j in range(i)))
             for i, (a, b) in enumerate(pairwise(edges))
             if b > a
         )
@@ -62,6 +62,11 @@ def context_spans(request: Request, ids: Ids, start: int, stop: int) -> tuple[Sp
         )
         start = end
     return tuple(spans)
+
+
+def causal_span(request: Request, tokens: Ids, start: int, sees: Sees = ()) -> Span:
+    """Rows as AR has them."""
+    return Span(tokens, start, sees=sees, adapter=request.causal_adapter)
 
 
 def block_size(request: Request) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 from unmask.decoding import ar
 from unmask.decoding.common import (
     allowed_at,
+    causal_span,
     group,
     make_plan,
     mask_id,
@@ -43,7 +44,6 @@ from unmask.types import (
     Rows,
     Slot,
     SlotState,
-    Span,
     Speculation,
     State,
 )
@@ -105,7 +105,7 @@ def verify_plan(state: State, drafted: Ids) -> Plan:
     tokens = pending + (drafted[: len(found) - 1] if found else drafted)
     rows = range(len(pending) - 1, len(tokens))
     reads = (read_causal(state.request, 0, rows, allowed_at(state, found)),)
-    return make_plan(state, (Span(tokens, state.place),), reads)
+    return make_plan(state, (causal_span(state.request, tokens, state.place),), reads)
 
 
 def draft_plan(state: State) -> Plan:
@@ -115,7 +115,8 @@ def draft_plan(state: State) -> Plan:
 def open_plan(state: State) -> Plan:
     """AR's step, and a group of masks behind the seed: the same as quadspec's for an accepted run of none."""
     request, masks = state.request, masks_after_seed(state)
-    spans = (Span((state.ids[-1],), state.place), group(request.traits, state.ids[-1], state.place, masks, (), (0, 1)))
+    seed = state.ids[-1]
+    spans = (causal_span(request, (seed,), state.place), group(request.traits, seed, state.place, masks, (), (0, 1)))
     verifier = read_causal(request, 0, (0,), allowed_at(state, places(state, ())))
     draft = read_group(request.traits, 1, range(1, masks), chained((0, 0), 1, masks - 1))
     return make_plan(state, spans, (verifier, draft))
@@ -126,7 +127,7 @@ def redraft_plan(state: State) -> Plan:
     traits, slots = state.request.traits, state.block
     seed = state.ids[-1]
     # The seed's own causal row is needed only where the masks look at it; the verifier writes it to stay.
-    causal = () if traits.seed == "block" else (Span((seed,), state.place),)
+    own = () if traits.seed == "block" else (causal_span(state.request, (seed,), state.place),)
     span = group(traits, seed, state.place, len(slots), (), (0, 1))
     lead = len(span.tokens) - len(slots)
     span = replace(
@@ -140,9 +141,7 @@ def redraft_plan(state: State) -> Plan:
     found = places(state, [slot.token for slot in slots[: masked[0]]])
     known = len(found) == masked[0] + 1
     allowed = (allowed_at(state, found)[-1], *(None,) * (len(masked) - 1)) if known else ()
-    return make_plan(
-        state, (*causal, span), (replace(read_group(traits, len(causal), masked, follows), allowed=allowed),)
-    )
+    return make_plan(state, (*own, span), (replace(read_group(traits, len(own), masked, follows), allowed=allowed),))
 
 
 def before(slots: Sequence[Slot], i: int, seed: int, masked: Sequence[int]) -> int | tuple[int, int]:

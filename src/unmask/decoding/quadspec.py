@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from unmask.decoding.common import (
     allowed_at,
+    causal_span,
     group,
     make_plan,
     places,
@@ -22,7 +23,7 @@ from unmask.decoding.common import (
     token_of,
 )
 from unmask.decoding.learning import accepted_run
-from unmask.types import Draft, Frame, Outcome, Plan, Request, Rows, Slot, SlotState, Span, State
+from unmask.types import Draft, Frame, Outcome, Plan, Request, Rows, Slot, SlotState, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,13 @@ def plan_of(state: State, chosen: Layout) -> Plan:
     pending = state.ids[state.kept :]
     seed = len(pending) - 1
     tokens = pending + tuple(draft.token for draft in state.draft[: chosen.verify])
-    spans = [Span(tokens, state.place)]
+    spans = [causal_span(request, tokens, state.place)]
     found = places(state, tokens[len(pending) :])
     reads = [read_causal(request, 0, range(seed, len(tokens)), allowed_at(state, found))]
     for slot in chosen.alternatives:
         before = (0, len(pending) + slot)
         second, left = state.draft[slot].second, state.remaining - slot
-        spans.append(Span((second,), state.place + before[1], sees=(before,)))
+        spans.append(causal_span(request, (second,), state.place + before[1], (before,)))
         beside = found[slot].take(second, left) if found else None
         allowed = () if beside is None else (beside.allowed(left - 1),)
         reads.append(read_causal(request, len(spans) - 1, (0,), allowed))

@@ -107,8 +107,8 @@ class Engine:
             raise ValueError(
                 f"strategy {request.strategy!r} needs a mask token, and this model has none; pass mask_id=..."
             )
-        for name in (request.traits.draft_adapter, request.traits.denoise_adapter):
-            if name is not None and name not in limits.adapters:
+        for name in request.traits.adapters:
+            if name not in limits.adapters:
                 raise ValueError(f"adapter {name!r} is not loaded; loaded: {', '.join(limits.adapters) or 'none'}")
 
     def prepared(self, request: Request) -> Request:

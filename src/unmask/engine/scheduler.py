@@ -76,7 +76,9 @@ def kept_at_most(request: Request) -> int:
 
 def reuse_kind(request: Request) -> str | None:
     """Requests of one kind may share pages; None where rows depend on what follows them in their block."""
-    return None if request.traits.context == "block" and request.strategy == "fastdiffuser" else "causal"
+    if request.traits.context == "block" and request.strategy == "fastdiffuser":
+        return None
+    return f"causal {request.causal_adapter}" if request.causal_adapter else "causal"
 
 
 def row_keys(request: Request, ids: Ids) -> Ids:

@@ -84,6 +84,7 @@ def branch(root: Root, tokens: Sequence[Token], place: Place) -> Branch:
     onward = replace(
         request,
         prompt=(*request.prompt, *(token.id for token in head)),
+        room=max(request.room - len(head), 0),  # the suffix stays where it is
         max_tokens=left - 1,
         min_tokens=max(request.min_tokens - len(head), 0),
         constraint=matcher,

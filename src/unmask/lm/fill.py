@@ -1,8 +1,9 @@
 """`LM.fill`: gaps of any length, candidates and the choice among them, all by requests to the engine.
 
 In place a gap is filled room by room: where one is full before the model ends the gap, what was written becomes part of
-the prefix and the suffix moves on. Where the causal rows have not learned gaps, some of several candidates are theirs:
-the prefix continued, by `lm.branching`. Every candidate is a plain request, so several run in one batch.
+the prefix and the suffix moves on. Where it is an adapter that has learned gaps, some of several candidates are those
+of the causal rows without it: the prefix continued, by `lm.branching`. Every candidate is a plain request, so several
+run in one batch.
 """
 
 from __future__ import annotations
@@ -120,6 +121,10 @@ def ways(lm: LM, layout: str, options: Options, filling: Filling) -> list[Way]:
         return [with_others(options, filling, count - 1)]
     if filling.length is not None:
         raise ValueError("candidates above 1 need a temperature above 0 here: they would all be the same")
+    if lm.traits.gap_adapter is not None:
+        beside = count // 2 if helped else 0
+        made = [with_others(options, filling, count - beside - 1)]
+        return [*made, continuing(options, filling, beside - 1)] if beside else made
     size = options.block_size or lm.traits.block_size
     most = max(lm.traits.gap_room // size, 1)
     if options.max_tokens is not None:
@@ -129,9 +134,11 @@ def ways(lm: LM, layout: str, options: Options, filling: Filling) -> list[Way]:
 
 
 def continues(lm: LM, options: Options, filling: Filling) -> bool:
-    """Whether causal rows that know nothing of gaps continue the prefix beside what is filled in place: they are the
-    better writers. Not where they have learned gaps, nor where an end has to be met that they do not see."""
-    return not (lm.traits.gap_causal or filling.length is not None or options.constraints)
+    """Whether causal rows that know nothing of gaps continue the prefix beside what is filled in place: of much of a
+    text they are the better writers. Not where a model has learned gaps as a whole, nor where an end has to be met that
+    they do not see."""
+    whole = lm.traits.gap_causal and lm.traits.gap_adapter is None
+    return not (whole or filling.length is not None or options.constraints)
 
 
 def continuing(options: Options, filling: Filling, others: int = 0) -> Way:

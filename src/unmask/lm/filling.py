@@ -94,8 +94,14 @@ class Filler:
 
     def mode(self, layout: str, mode: str | None) -> str:
         """The mode to use; ValueError for one whose rows have not learned the layout."""
-        if layout != IN_PLACE or self.traits.gap_causal:
+        if layout != IN_PLACE or (self.traits.gap_causal and self.traits.gap_adapter is None):
             return mode or default_mode(self.traits)
+        if self.traits.gap_causal:  # rows that nobody has learned to draft behind: AR is quickest
+            if mode == "fastdiffuser":
+                raise ValueError(
+                    f"mode must be 'ar' or 'self-speculation' to fill a gap with this checkpoint, got {mode!r}"
+                )
+            return "ar" if mode in (None, "auto") else mode
         if mode not in (None, "auto", "fastdiffuser"):
             raise ValueError(f"mode must be 'fastdiffuser' to fill a gap with this checkpoint, got {mode!r}")
         return "fastdiffuser"

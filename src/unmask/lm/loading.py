@@ -21,7 +21,7 @@ from unmask.lm.crew import Crew, Task
 from unmask.model import native, sharding, store
 from unmask.model.adapter import attach
 from unmask.model.balance import TEXT, balances
-from unmask.model.card import read_card
+from unmask.model.card import CARD, read_card
 from unmask.model.checkpoint import AdapterWeights, Checkpoint, load_into, open_checkpoint, read_adapter
 from unmask.model.decoder import Decoder
 from unmask.model.packed import can_pack, give_back, pack
@@ -30,6 +30,8 @@ from unmask.text import Tokenizer
 from unmask.types import Traits
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+FILLER = "fill"  # folder within an adapter's, of one that has learned gaps
+NO_GAPS: dict[str, Any] = {"gap_end": None, "gap_room": 0, "gap_causal": False, "gap_adapter": None}
 CONTEXTS = 8  # whole contexts of key/value memory to have by default, if they fit
 
 
@@ -172,22 +174,29 @@ def with_adapter(
 ) -> tuple[Traits, dict[str, AdapterWeights]]:
     """The traits that the checkpoint has with its adapters, and those adapters by the names that the traits use.
 
-    adapter: a folder of ours (PEFT files and a card), None for what the checkpoint itself brings or the package ships
-    for it, False for none at all.
+    adapter: a folder of ours (PEFT files and a card, and in a folder of its own, "fill", those of an adapter that has
+    learned to fill gaps), None for what the checkpoint itself brings or the package ships for it, False for none.
     """
     if adapter is None:
         adapter = shipped_adapter(checkpoint)
-    if adapter is False or adapter is None:
-        traits = checkpoint.traits
-        if adapter is False:
-            traits = replace(traits, draft_adapter=None, denoise_adapter=None)
-        names = {traits.draft_adapter, traits.denoise_adapter} - {None}
-        return traits, {str(name): checkpoint.adapter(str(name)) for name in sorted(names, key=str)}
-    if not Path(adapter).expanduser().is_dir():
+    if adapter is False:
+        bare = replace(checkpoint.traits, draft_adapter=None, denoise_adapter=None)
+        return bare if bare.gap_adapter is None else replace(bare, **NO_GAPS), {}
+    if adapter is None:
+        return checkpoint.traits, {name: checkpoint.adapter(name) for name in checkpoint.traits.adapters}
+    folder = Path(adapter).expanduser()
+    if not folder.is_dir():
         raise FileNotFoundError(f"no adapter folder {str(adapter)!r}")
-    traits, weights = read_card(adapter, checkpoint), read_adapter(adapter, checkpoint.config)
-    names = {traits.draft_adapter, traits.denoise_adapter} - {None}
-    return traits, {str(name): weights for name in sorted(names, key=str)}
+    traits, weights = read_card(folder, checkpoint), read_adapter(folder, checkpoint.config)
+    found = dict.fromkeys(traits.adapters, weights)
+    if (folder / FILLER).is_dir():
+        filler = read_card(folder / FILLER, checkpoint, verify=False)
+        if filler.gap_adapter is None or filler.gap_adapter in found:
+            name = repr(filler.gap_adapter)
+            raise ValueError(f"{folder / FILLER / CARD}: gap_adapter must be a name of its own, got {name}")
+        traits = replace(traits, **{name: getattr(filler, name) for name in NO_GAPS})
+        found[filler.gap_adapter] = read_adapter(folder / FILLER, checkpoint.config)
+    return traits, found
 
 
 def shipped_adapter(checkpoint: Checkpoint) -> Path | None:

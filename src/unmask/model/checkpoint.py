@@ -203,8 +203,8 @@ def _open_folder(folder: Path) -> Checkpoint:
     model_type = raw["model_type"]
     if model_type == families.NLD and traits.draft_adapter is None and PUBLISHED_DRAFT_ADAPTER in adapters:
         traits = replace(traits, draft_adapter=PUBLISHED_DRAFT_ADAPTER)
-    for name in (traits.draft_adapter, traits.denoise_adapter):
-        if name is not None and name not in adapters:
+    for name in traits.adapters:
+        if name not in adapters:
             found = ", ".join(adapters) or "none"
             raise ValueError(f"{folder}: config.json names the adapter {name!r}; adapter folders there: {found}")
     checkpoint = Checkpoint(config, traits, folder, "hf", model_type, _weight_files(folder), torch.float32, adapters)

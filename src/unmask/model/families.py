@@ -148,6 +148,7 @@ _TRAIT_TYPES: dict[str, tuple[Any, str]] = {
     "gap_end": (int | None, "a token id, or null"),
     "gap_room": (int, "an integer"),
     "gap_causal": (bool, "true or false"),
+    "gap_adapter": (str | None, "the name of an adapter, or null"),
 }
 
 

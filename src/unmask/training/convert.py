@@ -119,6 +119,9 @@ def measures(config: TrainConfig, samples: Sequence[Sample], tokenizer: Tokenize
     gaps = held_gaps(samples, tokenizer, config) if config.infill.share else []
 
     def evaluate(decoder: Decoder) -> dict[str, Any]:
+        if config.stage == "filler":
+            found = suffix_gain(decoder, gaps, config, mask_id)
+            return {"score": -found["gap_ar"], **found}
         found = measure(decoder, samples, config, mask_id)
         return found | suffix_gain(decoder, gaps, config, mask_id) if gaps else found
 
@@ -141,6 +144,10 @@ def export(what: Conversion, checkpoint: Checkpoint, trainer: Trainer, report: R
 def traits_after(traits: Traits, config: TrainConfig, mask_id: int) -> Traits:
     """What the checkpoint can do after the run."""
     name = config.adapter.name if config.method == "adapter" else None
+    if config.stage == "filler":
+        end, room = config.infill.end_id, config.gap_room
+        learned = replace(traits, mask_id=mask_id, gap_end=end, gap_room=room, gap_causal=True, gap_adapter=name)
+        return learned if traits.trained else replace(learned, block_size=config.blocks.size)
     drafter = config.stage == "drafter"
     if config.infill.share:
         causal = config.method == "joint"

@@ -59,7 +59,7 @@ def export_model(
     ValueError where traits name an adapter that is not given; OSError where the disk is full, and all is as it was.
     """
     family = target_family(base.model_type, decoder.config)
-    for name in {traits.draft_adapter, traits.denoise_adapter} - {None}:
+    for name in traits.adapters:
         if name not in (adapters or {}):
             raise ValueError(f"the traits name the adapter {name!r}, which is not given")
     config = replace(decoder.config, tied=False) if family == NLD else decoder.config

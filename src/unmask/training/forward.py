@@ -54,9 +54,21 @@ def clean_first(decoder: Decoder, doubled: Doubled, kernel: Kernel, adapter: str
     return Hidden(clean, decoder(make_batch(doubled, doubled.clean, adapter, device), attend))
 
 
-def clean_batch(doubled: Doubled, device: torch.device) -> Batch:
+def clean_alone(decoder: Decoder, doubled: Doubled, kernel: Kernel, adapter: str) -> Hidden:
+    """The clean rows and no others, the adapter on all of them."""
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return kernel.clean(q, k, v)
+
+    clean = decoder(clean_batch(doubled, decoder.model.embed_tokens.weight.device, adapter), attend)
+    return Hidden(clean, clean[:0])
+
+
+def clean_batch(doubled: Doubled, device: torch.device, adapter: str | None = None) -> Batch:
+    """adapter: acts on all rows."""
     ids, position = doubled.ids[: doubled.clean], doubled.position[: doubled.clean]
-    return Batch(torch.from_numpy(ids).to(device), torch.from_numpy(position).to(device), highest(position))
+    gates = {} if adapter is None else {adapter: torch.arange(doubled.clean, device=device)}
+    return Batch(torch.from_numpy(ids).to(device), torch.from_numpy(position).to(device), highest(position), gates)
 
 
 def highest(position: Longs) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from unmask.model.decoder import Decoder
 from unmask.text import Tokenizer
 from unmask.training.attention import make_kernel
-from unmask.training.forward import clean_first
+from unmask.training.forward import clean_alone, clean_first
 from unmask.training.gaps import Gap, Rows, find_gap, lay_gap, pack
 from unmask.training.layout import lay_out
 from unmask.training.measure import SEED, at, judge
@@ -44,12 +44,14 @@ def gap_losses(decoder: Decoder, gaps: Sequence[Gap], config: TrainConfig, mask_
         if rows is None:
             raise ValueError(f"gap {index} does not fit into {config.length} tokens")
         samples.append(pack(index, [rows], len(rows.ids)))
-        noised.append(list(blocks_of(rows, len(gap.part), config, points)))
+        noised.append([] if config.ar_only else list(blocks_of(rows, len(gap.part), config, points)))
         ends.append(len(gap.part) + 1)
     doubled = lay_out(samples, noised, mask_id)
-    hidden = clean_first(
-        decoder, doubled, make_kernel(config.attention, doubled, decoder.model.embed_tokens.weight.device), adapter
-    )
+    kernel = make_kernel(config.attention, doubled, decoder.model.embed_tokens.weight.device)
+    if config.stage == "filler":
+        hidden = clean_alone(decoder, doubled, kernel, config.adapter.name)
+    else:
+        hidden = clean_first(decoder, doubled, kernel, adapter)
     masked = np.flatnonzero(doubled.weight > 0)
     label = doubled.ids[doubled.source[masked]]
     found = judge(decoder, at(hidden.noisy, masked), label, mask_id, config.loss.chunk)
@@ -79,7 +81,8 @@ def suffix_gain(
 ) -> dict[str, float]:
     """gap_nelbo: nats per token of the gaps; suffix_gain: how much less that is than with the suffix of another gap.
 
-    The same for AR, as gap_ar and suffix_gain_ar, which only a model that was trained whole has learned.
+    The same for AR, as gap_ar and suffix_gain_ar, which a model that was trained whole has learned, or a filler, which
+    has learned nothing else.
     """
     sums = np.zeros(5)
     for first in range(0, len(gaps), batch):
@@ -91,7 +94,8 @@ def suffix_gain(
         ):
             sums += (true.tokens, true.nelbo, other.nelbo - true.nelbo, true.ar, other.ar - true.ar)
     names = ("gap_nelbo", "suffix_gain", "gap_ar", "suffix_gain_ar")
-    return dict(zip(names, (sums[1:] / max(sums[0], 1)).tolist(), strict=True))
+    found = dict(zip(names, (sums[1:] / max(sums[0], 1)).tolist(), strict=True))
+    return {name: found[name] for name in names[2:]} if config.stage == "filler" else found
 
 
 def blocks_of(rows: Rows, part: int, config: TrainConfig, points: int) -> Iterator[Block]:

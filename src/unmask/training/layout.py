@@ -36,9 +36,9 @@ class Doubled:
     sees; the last one is its own. t: float64 [K]; draft: bool [K].
     source: int64 [N], the clean row that a noisy row copies. slot: int64 [N], its number within its block.
     masked: bool [N]. weight: float64 [N], 0 where not masked.
-    ar: int64 [A], clean rows whose next row is a target of the AR loss. taught: bool [N], the source has its AR
-    prediction in the clean row before it, and not in a gap, where a frozen model is no teacher. eligible: how many
-    tokens of all blocks could have been masked.
+    ar: int64 [A], clean rows whose next row is a target of the AR loss; gap: bool [A], whether that is in a gap.
+    taught: bool [N], the source has its AR prediction in the clean row before it, and not in a gap, where a frozen
+    model is no teacher. eligible: how many tokens of all blocks could have been masked.
     """
 
     ids: Longs
@@ -57,6 +57,7 @@ class Doubled:
     masked: Bools
     weight: NDArray[np.float64]
     ar: Longs
+    gap: Bools
     taught: Bools
     eligible: int
 
@@ -118,6 +119,7 @@ def lay_out(
             if block_document[k] == block_document[k - 1] and source[k][0] > source[k - 1][0]:
                 reach[k] = reach[k - 1]
         limit = [int(np.searchsorted(clean_document, number)) for number in block_document]  # nothing clean
+    targets = np.flatnonzero(clean_follows & joined(supervised, np.bool_) & (clean_ids != mask_id))
     return Doubled(
         ids=np.concatenate((clean_ids, np.where(masked, mask_id, clean_ids[rows]))),
         position=np.concatenate((clean_position, clean_position[rows])),
@@ -135,7 +137,8 @@ def lay_out(
         masked=masked,
         # The mask id is never an answer, not even where the text has it.
         weight=np.where(clean_ids[rows] == mask_id, 0.0, joined([block.weight for block in every], np.float64)),
-        ar=np.flatnonzero(clean_follows & joined(supervised, np.bool_) & (clean_ids != mask_id)) - 1,
+        ar=targets - 1,
+        gap=joined(gap, np.bool_)[targets],
         taught=clean_follows[rows] & ~joined(gap, np.bool_)[rows],
         eligible=eligible,
     )

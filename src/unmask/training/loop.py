@@ -20,7 +20,7 @@ from unmask.model.decoder import Decoder
 from unmask.training import checkpoints
 from unmask.training.attention import make_kernel
 from unmask.training.cost import matmul_rate, step_flops
-from unmask.training.forward import Hidden, clean_first, together
+from unmask.training.forward import Hidden, clean_alone, clean_first, together
 from unmask.training.layout import Doubled, double
 from unmask.training.log import Log
 from unmask.training.machine import (
@@ -170,7 +170,7 @@ class Trainer:
         size = self.config.batch
         mine = range(self.rank, self.config.accumulation, self.world)
         batches = [double(window[i * size : (i + 1) * size], self.config, self.mask_id) for i in mine]
-        each = [[*count(b), b.clean, step_flops(self.decoder.config, self.config, b)] for b in batches]
+        each = [[*count(b, self.config), b.clean, step_flops(self.decoder.config, self.config, b)] for b in batches]
         counted = add_up(torch.tensor(each, dtype=torch.float64, device=self.device).sum(dim=0)).tolist()
         counts, ramp = Counts(int(counted[0]), int(counted[1])), self.config.loss.ramp
         rise = 1.0 if self.progress_made >= ramp else self.progress_made / ramp
@@ -214,6 +214,9 @@ class Trainer:
     def forward(self, batch: Doubled, counts: Counts, rise: float) -> Sums:
         kernel = make_kernel(self.config.attention, batch, self.device)
         hidden: Hidden
+        if self.config.stage == "filler":
+            hidden = clean_alone(self.decoder, batch, kernel, self.config.adapter.name)
+            return objective(self.decoder, batch, hidden, self.config, self.mask_id, counts, rise)
         if self.config.method == "adapter":
             hidden = clean_first(self.decoder, batch, kernel, self.config.adapter.name)
             return objective(self.decoder, batch, hidden, self.config, self.mask_id, counts, rise)

@@ -51,14 +51,22 @@ class Sums:
     noisy: Tensor
 
 
-def count(doubled: Doubled) -> tuple[int, int]:
-    return doubled.eligible, len(doubled.ar)
+def count(doubled: Doubled, config: TrainConfig) -> tuple[int, int]:
+    return doubled.eligible, len(ar_rows(doubled, config))
+
+
+def ar_rows(doubled: Doubled, config: TrainConfig) -> NDArray[np.int64]:
+    """Clean rows whose next row carries AR loss; of a filler, those in gaps: the rest is for the frozen model."""
+    return doubled.ar[doubled.gap] if config.stage == "filler" else doubled.ar
 
 
 def objective(
     decoder: Decoder, doubled: Doubled, hidden: Hidden, config: TrainConfig, mask_id: int, counts: Counts, rise: float
 ) -> Sums:
     """rise: from 0 to 1, how far the weight of the diffusion loss has risen."""
+    if config.stage == "filler":
+        ar, _ = ar_loss(decoder, doubled, hidden, config, mask_id)
+        return Sums(ar / max(counts.ar, 1), ar.detach()[None], ar.new_zeros(len(FIGURES)).detach())
     noisy, figures = noisy_loss(decoder, doubled, hidden, config, mask_id)
     noisy = noisy / max(counts.eligible, 1)
     if config.method == "adapter":
@@ -80,8 +88,9 @@ def ar_loss(
 ) -> tuple[Tensor, Tensor]:
     """Sum of -log p(next token) over the clean rows that have one."""
     device = hidden.clean.device
-    rows = torch.from_numpy(doubled.ar).to(device)
-    label = torch.from_numpy(doubled.ids[doubled.ar + 1]).to(device)
+    before = ar_rows(doubled, config)
+    rows = torch.from_numpy(before).to(device)
+    label = torch.from_numpy(doubled.ids[before + 1]).to(device)
 
     def loss(chunk: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
         values = label_loss(ban(decoder.logits(chunk), mask_id), label[first:last])

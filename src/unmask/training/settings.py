@@ -222,7 +222,8 @@ class TrainConfig:
     """One run. `batch` samples of `length` tokens make a micro-batch; `accumulation` of these, over all processes, make
     a step.
 
-    method "joint": all weights; "adapter": the model is frozen. stage "drafter": a draft adapter for a joint model.
+    method "joint": all weights; "adapter": the model is frozen. stage "drafter": a draft adapter for a joint model;
+    "filler": an adapter for the causal rows of texts with gaps, which learns what is in them.
     seed_placement: where a draft sees its seed (`unmask.types.Traits.seed`).
     context: what a block sees of the blocks before it, "clean" tokens or, for comparison (arXiv 2512.14067, table 1),
     their "noisy" copies.
@@ -233,7 +234,7 @@ class TrainConfig:
     """
 
     method: Literal["joint", "adapter"] = "adapter"
-    stage: Literal["convert", "drafter"] = "convert"
+    stage: Literal["convert", "drafter", "filler"] = "convert"
     seed_placement: Literal["block", "causal", "copy"] = "block"
     context: Literal["clean", "noisy"] = "clean"
     length: int = 256
@@ -260,7 +261,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         one_of("method", self.method, ("joint", "adapter"))
-        one_of("stage", self.stage, ("convert", "drafter"))
+        one_of("stage", self.stage, ("convert", "drafter", "filler"))
         one_of("seed_placement", self.seed_placement, ("block", "causal", "copy"))
         one_of("context", self.context, ("clean", "noisy"))
         one_of("dtype", self.dtype, ("bfloat16", "float32", "float64"))
@@ -273,15 +274,21 @@ class TrainConfig:
             raise ValueError(f"give a budget, either steps or minutes; got steps {self.steps}, minutes {self.minutes}")
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0")
-        if self.stage == "drafter" and self.method != "adapter":
-            raise ValueError(f"stage 'drafter' trains an adapter: method must be 'adapter', got {self.method!r}")
+        if self.stage != "convert" and self.method != "adapter":
+            raise ValueError(f"stage {self.stage!r} trains an adapter: method must be 'adapter', got {self.method!r}")
+        if self.stage == "filler" and (not self.infill.share or self.adapter.coherence or self.adapter.mask_embedding):
+            raise ValueError(
+                "stage 'filler' learns gaps and nothing of masks: infill.share must be above 0, adapter.coherence 0 and"
+                " adapter.mask_embedding false"
+            )
         if self.stage == "drafter" and self.blocks.full_share < 1:
             raise ValueError(
                 f"stage 'drafter' has drafting blocks only: full_share must be 1, got {self.blocks.full_share}"
             )
         if self.context == "noisy" and (self.noise.complementary or self.seed_placement == "copy"):
             raise ValueError("context 'noisy' has neither complementary copies of blocks nor seed_placement 'copy'")
-        if self.infill.share and (self.stage == "drafter" or self.context == "noisy" or self.ar_only):
+        causal = self.ar_only and self.stage != "filler"
+        if self.infill.share and (self.stage == "drafter" or self.context == "noisy" or causal):
             raise ValueError("infill.share needs blocks that are denoised on clean context: not in this kind of run")
         if self.shard and self.method != "joint":
             raise ValueError(f"shard is for method 'joint', which trains all weights; got {self.method!r}")
@@ -300,7 +307,8 @@ class TrainConfig:
     @property
     def ar_only(self) -> bool:
         """Whether the diffusion loss has no weight at all, so that no noisy row is needed."""
-        return self.method == "joint" and self.loss.form == "nld" and self.loss.alpha == 0
+        plain = self.method == "joint" and self.loss.form == "nld" and self.loss.alpha == 0
+        return plain or self.stage == "filler"
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

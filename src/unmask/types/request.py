@@ -60,6 +60,11 @@ class Request:
         return (*self.prompt[:-1], *self.suffix, self.prompt[-1]) if self.suffix else self.prompt
 
     @property
+    def causal_adapter(self) -> str | None:
+        """The adapter that acts on its causal rows."""
+        return self.traits.gap_adapter if self.room else None
+
+    @property
     def jumps(self) -> tuple[int, ...]:
         """Rows at which positions do not go on from the row before: the first of the suffix, and the one after it."""
         first = len(self.prompt) - 1

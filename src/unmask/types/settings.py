@@ -32,7 +32,7 @@ class Traits:
     draft_adapter, denoise_adapter: names of the adapters that act on draft rows and on denoise rows, if any.
     gap_end: token that ends a gap whose suffix is in view (`Request.room`); None: it has not learned to fill one.
     gap_room: the widest gap that it has learned, in positions. gap_causal: its causal rows have learned it too, so that
-        AR and self-speculation fill gaps as well.
+        AR and self-speculation fill gaps as well; gap_adapter: through an adapter of that name, on all of a gap's rows.
     """
 
     mask_id: int | None = None
@@ -47,6 +47,7 @@ class Traits:
     gap_end: int | None = None
     gap_room: int = 0
     gap_causal: bool = False
+    gap_adapter: str | None = None
 
     def __post_init__(self) -> None:
         require(self.block_size >= 1, "block_size", self.block_size, "at least 1")
@@ -57,6 +58,13 @@ class Traits:
         require(not (self.shift and self.seed == "causal"), "seed", self.seed, "'block' or 'copy' with shifted logits")
         fine = self.gap_end is None or (self.gap_room >= 1 and self.context == "causal" and not self.shift)
         require(fine, "gap_end", self.gap_end, "null without gap_room, causal context and unshifted logits")
+        require(self.gap_causal or not self.gap_adapter, "gap_adapter", self.gap_adapter, "null without gap_causal")
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of all adapters that act somewhere, each once."""
+        named = (self.draft_adapter, self.denoise_adapter, self.gap_adapter)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
 @dataclass(frozen=True, slots=True)
