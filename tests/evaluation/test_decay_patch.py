@@ -32,7 +32,7 @@ class Scripted:
         self.rows = dict(zip(broken.split("\n"), right.split("\n"), strict=True))
         self.wrong, self.asked = wrong, list[tuple[str, str]]()
         self.filler = SimpleNamespace(layouts=("in-place",))
-        self.traits = SimpleNamespace(gap_causal=False, block_size=8)
+        self.traits = SimpleNamespace(gap_causal=False, gap_adapter=None, block_size=8)
         self.tokenizer = SimpleNamespace(encode=str.split)
         self.text = broken
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from unmask.evaluation.suite import Job
 from unmask.sandbox import Limits
 from unmask.training.gap_measure import gap_losses, held_gaps, shuffled
 from unmask.training.packing import Data, held_out
+from unmask.types import Traits
 
 SOLUTION = "    total = a\n\n    total += b\n    return total\n"
 TASK = Task("HumanEval/0", "def add(a, b):\n", "add", SOLUTION, "def check(f):\n    assert f(1, 2) == 3\n")
@@ -46,7 +48,11 @@ def model(folder: Path, kind: str) -> LM:
         traits = {"joint": LEARNED | {"gap_causal": True}, "noisy": LEARNED}.get(kind)
         changes: dict[str, Any] = {"unmask": traits} if traits else {}
         path = write_model(folder, **changes)
-    return LM.load(path, dtype="float32")
+    lm = LM.load(path, dtype="float32")
+    if kind == "filler":  # an adapter that changes nothing
+        lm.traits = lm.filler.traits = replace(Traits(**LEARNED), gap_causal=True, gap_adapter="fill")
+        lm.engine.limits = replace(lm.engine.limits, adapters=("fill",))
+    return lm
 
 
 def test_a_line_and_what_is_around_it() -> None:
@@ -96,16 +102,17 @@ def test_what_counts(text: str, exact: bool, passed: bool) -> None:
     assert (row["likeness"] == 1) == exact
 
 
-@pytest.mark.parametrize("kind", ["joint", "noisy", "fim", "none"])
+@pytest.mark.parametrize("kind", ["joint", "noisy", "filler", "fim", "none"])
 def test_every_kind_of_model(kind: str, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = model(tmp_path / "model", kind)
     settings = Settings(data=(text,), **PLAIN)
     job = Job(lm, settings, tmp_path / "rows.jsonl")
     found = run_on(job, single_lines([TASK]), runs_of_lines([TASK])[:2])
     assert json.loads(json.dumps(found)) == found
-    gains = {"joint": {"nelbo", "ar"}, "noisy": {"nelbo"}, "fim": {"ar"}, "none": set[str]()}[kind]
+    gains = {"joint": {"nelbo", "ar"}, "noisy": {"nelbo"}, "filler": {"ar"}, "fim": {"ar"}, "none": set[str]()}[kind]
     assert found["gaps"].keys() == gains | {f"gain_{name}" for name in gains}
-    assert found["how"]["layout"] == {"joint": "in-place", "noisy": "in-place", "fim": "psm", "none": "prefix"}[kind]
+    layouts = {"joint": "in-place", "noisy": "in-place", "filler": "in-place", "fim": "psm", "none": "prefix"}
+    assert found["how"]["layout"] == layouts[kind]
     assert (found["lines"], found["multi"]) == (3, 2)
     for results_of in ("results", "multi_results"):
         assert {"exact", "floor_exact", "passed", "floor_passed", "tokens_per_forward"} <= found[results_of].keys()

@@ -19,7 +19,7 @@ from tests.tinymodel import MASK, VOCABULARY, write_model
 from unmask import LM
 from unmask.lm import Filling, Options
 from unmask.lm.filling import overlap
-from unmask.lm.ranking import scores
+from unmask.lm.ranking import in_view, scores
 from unmask.model.attention import dense_attend
 from unmask.model.decoder import Batch
 from unmask.types import Request
@@ -230,6 +230,29 @@ def test_scores_are_log_likelihoods_of_the_whole_text(plain: LM) -> None:
     assert empty.middle == 0.0
     assert not math.isnan(empty.whole)
     assert plain.engine.pages.in_use == 0
+
+
+def test_scores_with_the_suffix_in_view(in_place: LM) -> None:
+    """Against one dense forward of prefix but for its last token, suffix, that token, middle and end."""
+    encode, middles, room = in_place.tokenizer.encode, ["and é", "a", "", "the sun"], 24
+    before, after = encode(PREFIX), encode(SUFFIX)
+    found = in_view(in_place, PREFIX, middles, SUFFIX)
+    for middle, score in zip(middles, found, strict=True):
+        inside = (*encode(middle), START)
+        ids = torch.tensor([*before[:-1], *after, before[-1], *inside])
+        n, rows = len(before), len(ids)
+        places = torch.tensor(
+            [*range(n - 1), *(n + room + i for i in range(len(after))), *range(n - 1, n + len(inside))]
+        )
+        with torch.no_grad():
+            batch = Batch(ids, places, int(places.max()))
+            hidden = in_place.decoder(batch, dense_attend(np.tri(rows, dtype=np.bool_)))
+            logs = in_place.decoder.logits(hidden).double().log_softmax(dim=-1)
+        own = range(rows - len(inside), rows)
+        assert score == pytest.approx(sum(float(logs[i - 1, ids[i]]) for i in own), abs=1e-3)
+    (longer,) = in_view(in_place, PREFIX, ["the cat " * 5], SUFFIX)  # than any gap that was learned
+    assert longer < min(found)
+    assert in_place.engine.pages.in_use == 0
 
 
 @pytest.mark.parametrize(

@@ -122,14 +122,15 @@ def config_of(lm: LM, settings: Settings) -> TrainConfig:
     traits = lm.traits
     size = traits.block_size
     end = traits.gap_end if traits.gap_end is not None else next(iter(lm.stop_ids), 0)
-    name = traits.denoise_adapter
+    name = traits.gap_adapter or traits.denoise_adapter
     return TrainConfig(
         method="joint" if name is None else "adapter",
+        stage="filler" if traits.gap_adapter else "convert",
         length=settings.length,
         steps=1,
         blocks=Blocks(size=size),
         infill=Infill(share=1.0, room=max((traits.gap_room or OTHER_ROOM) // size, 1), end_id=end),
-        adapter=Adapter() if name is None else Adapter(name=name),
+        adapter=Adapter() if name is None else Adapter(name=name, mask_embedding=not traits.gap_adapter),
     )
 
 
@@ -141,7 +142,8 @@ def losses(lm: LM, gap: Gap, other: Gap, config: TrainConfig, points: int) -> Ro
         assert lm.traits.mask_id is not None
         with lm.lock:
             both: list[Loss] = gap_losses(lm.decoder, [gap, other], config, lm.traits.mask_id, points)
-        row |= {"nelbo": both[0].nelbo, "nelbo_other": both[1].nelbo}
+        if lm.traits.gap_adapter is None:
+            row |= {"nelbo": both[0].nelbo, "nelbo_other": both[1].nelbo}
         return row | ({"ar": both[0].ar, "ar_other": both[1].ar} if lm.traits.gap_causal else {})
     fim = lm.filler.fim
     assert fim is not None

@@ -153,6 +153,14 @@ class Filler:
             raise ValueError("the prefix is empty, and the tokenizer has no token to begin a text with")
         return (start,)
 
+    def gap(self, prefix: str, suffix: str, tokens: int) -> Request:
+        """A gap between two texts, as wide as was learned, or, for more tokens, of as many blocks as they need."""
+        size = self.traits.block_size
+        room = max(-(-tokens // size) * size, self.traits.gap_room)
+        before = (*self.bos, *self.tokenizer.encode(prefix)) or self.beginning()
+        after = self.tokenizer.encode(suffix[: SUFFIX_TOKENS * LONG_TOKEN])[:SUFFIX_TOKENS]
+        return Request(before, room, traits=self.traits, suffix=after, room=room)
+
     def in_place(self, prefix: Ids, suffix: Ids, options: Options, blocks: int | None) -> Request:
         traits = self.traits
         assert traits.gap_end is not None

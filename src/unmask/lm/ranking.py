@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from unmask.engine.scheduler import Job
+from unmask.decoding.common import causal_span, context_spans
+from unmask.engine.scheduler import Job, reuse_kind, row_keys
 from unmask.types import Ids, Plan, Read, Request, Rows, Span
 
 if TYPE_CHECKING:
@@ -42,6 +43,17 @@ def scores(lm: LM, prefix: str, middles: Sequence[str], suffix: str) -> list[Sco
         Score(sum(inside), sum(after) if after else None)
         for inside, after in likelihoods(lm, prefix, middles, suffix, SUFFIX_SCORED)
     ]
+
+
+def in_view(lm: LM, prefix: str, middles: Sequence[str], suffix: str) -> list[float]:
+    """log p(middle, end of the gap | prefix, suffix) of each, by causal rows that have learned gaps, laid out as when
+    one is filled."""
+    end = lm.traits.gap_end
+    assert end is not None
+    inside = [(*lm.tokenizer.encode(middle), end) for middle in middles]
+    gap = lm.filler.gap(prefix, suffix, max(map(len, inside)))
+    texts = [((*gap.context, *ids), len(gap.context)) for ids in inside]
+    return [sum(each) for each in log_likelihoods(lm, texts, gap)]
 
 
 class Likelihoods(NamedTuple):
@@ -82,11 +94,12 @@ class Text(NamedTuple):
         return cls(ids[: stop + tokens if head else stop], begin, stop)
 
 
-def log_likelihoods(lm: LM, texts: Sequence[tuple[Ids, int]]) -> list[list[float]]:
+def log_likelihoods(lm: LM, texts: Sequence[tuple[Ids, int]], context: Request | None = None) -> list[list[float]]:
     """log p(token | all before it) of ids[first:] for each (ids, first), by causal rows of the engine's own forwards.
 
     What all of them begin with is computed once, or not at all where the key/value memory still has it; behind it they
-    share forwards. Raises ValueError where the memory has no room beside what runs.
+    share forwards. context: a request with a gap, whose `Request.context` all of them begin with. Raises ValueError
+    where the memory has no room beside what runs.
     """
     wanted = [i for i, (ids, first) in enumerate(texts) if first < len(ids)]
     found: list[list[float]] = [[] for _ in texts]
@@ -95,8 +108,10 @@ def log_likelihoods(lm: LM, texts: Sequence[tuple[Ids, int]]) -> list[list[float
     engine, chunk = lm.engine, lm.engine.config.prefill_chunk
     shared = min(common([texts[i][0] for i in wanted]), *(texts[i][1] - 1 for i in wanted))
     begun = texts[wanted[0]][0][: shared + 1]
+    request = context or Request(begun[:1], 1)
     with lm.lock:  # not while another thread steps the engine
-        pages = engine.pages.reuse(begun, "causal") if engine.config.prefix_reuse else []
+        kind = reuse_kind(request) if engine.config.prefix_reuse else None
+        pages = engine.pages.reuse(row_keys(request, begun), kind) if kind else []
         known = len(pages) * engine.pages.size
         room = engine.pages.free * engine.pages.size + known - shared
         plans = list(pieces([(i, len(texts[i][0]) - 1) for i in wanted], shared, max(min(chunk, room), 1)))
@@ -106,16 +121,17 @@ def log_likelihoods(lm: LM, texts: Sequence[tuple[Ids, int]]) -> list[list[float
         if not fits:
             raise ValueError(f"{rows} tokens do not fit the key/value memory: raise max_tokens_cached")
         for start in range(known, shared, chunk):
-            forward(lm, Plan((Span(begun[start : min(start + chunk, shared)], start),), ()), start, pages)
+            spans = context_spans(request, begun, start, min(start + chunk, shared))
+            forward(lm, Job(request, Plan(spans, ()), start, pages))
         for plan in plans:
-            spans, reads = list[Span](), list[Read]()
+            beside, reads = list[Span](), list[Read]()
             for number, piece in enumerate(plan):
                 ids, first = texts[piece.text]
                 read = tuple(range(max(first - 1 - piece.start, 0), piece.stop - piece.start))
                 given = tuple(ids[piece.start + row + 1] for row in read)
-                spans.append(Span(ids[piece.start : piece.stop], piece.start))
+                beside.append(causal_span(request, ids[piece.start : piece.stop], request.position(piece.start)))
                 reads.append(Read(number, read, given=given, detail=True))
-            values = iter(forward(lm, Plan(tuple(spans), tuple(reads)), plan[0].start, pages))
+            values = iter(forward(lm, Job(request, Plan(tuple(beside), tuple(reads)), plan[0].start, pages)))
             for piece, each in zip(plan, reads, strict=True):
                 found[piece.text] += [math.log(max(next(values).given_prob, LEAST)) for _ in each.rows]
     finally:
@@ -124,9 +140,9 @@ def log_likelihoods(lm: LM, texts: Sequence[tuple[Ids, int]]) -> list[list[float
     return found
 
 
-def forward(lm: LM, plan: Plan, kept: int, pages: Sequence[int]) -> Rows:
+def forward(lm: LM, job: Job) -> Rows:
     with lm.lock:
-        return lm.engine.runner.run([Job(Request(plan.spans[0].tokens[:1], 1), plan, kept, pages)])[0]
+        return lm.engine.runner.run([job])[0]
 
 
 def common(several: Sequence[Ids]) -> int:

@@ -98,8 +98,10 @@ def lines_around(text: str, start: int, end: int, more: int) -> tuple[int, int]:
 
 
 def layout_of(lm: LM, mode: str) -> str:
-    """What fills a gap in this mode: causal rows need to have learned gaps for themselves."""
-    learned = lm.traits.gap_causal or mode in ("fastdiffuser", "auto")
+    """What fills a gap in this mode: causal rows need to have learned gaps for themselves, and a filler has taught no
+    others."""
+    blocks = lm.traits.gap_adapter is None
+    learned = blocks if mode == "fastdiffuser" else lm.traits.gap_causal or mode == "auto"
     return next((layout for layout in lm.filler.layouts if layout != IN_PLACE or learned), PREFIX)
 
 
