@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -430,9 +431,9 @@ MENDED = {
 }
 
 
-def infill() -> str:
+def infill(file: str = "infill.json") -> str:
     """What a suffix is worth, where the model can be asked; single lines and runs of lines beside their floors."""
-    found = json.loads((RESULTS / "infill.json").read_text(encoding="utf-8"))
+    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
     how, gaps = found["how"], found["gaps"]
     options = "".join(f", {name} {value}" for name, value in how["options"].items())
     text = [made_by(found), "", f"Layout {how['layout']}, candidates: {how['candidates']}{options}.", ""]
@@ -488,7 +489,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "revision": revision,
         "schemas": schemas,
     },
-    "docs/infill.md": {"infill": infill},
+    "docs/infill.md": {"infill": infill, "infill-prefix": partial(infill, "infill-prefix.json")},
     "docs/patching.md": {"patch": patch},
     "src/unmask/adapters/smollm2-135m/README.md": {"starter": starter},
 }

@@ -23,7 +23,7 @@ from tests.engine.tiny import ADAPTERS, MASK, decoder, engine
 from unmask.config import EngineConfig
 from unmask.engine import graphs
 from unmask.engine.graphs import Forward, Graphs, shape_of
-from unmask.engine.runner import Part, Runner, trials
+from unmask.engine.runner import Follower, Part, Runner, trials
 from unmask.types import Request, Span, Speculation, Traits
 
 
@@ -121,12 +121,13 @@ def test_a_mixed_batch_of_requests_is_answered_alike() -> None:
     def answers(record: Callable[[Forward], Forward] | None) -> list[tuple[int, ...]]:
         one = engine(pages=64, page_size=4)
         if record is not None:
-            one.runner.graph(record)  # type: ignore[attr-defined]
-            assert one.runner.graphs is not None  # type: ignore[attr-defined]
+            one.runner.graph(lambda: record)  # type: ignore[attr-defined]
         numbers, found = [one.submit(request) for request in asked], dict[int, tuple[int, ...]]()
         while one.busy:
             for update in one.step():
                 found[update.id] = update.state.output
+        made = one.runner.graphs  # type: ignore[attr-defined]
+        assert (made is not None and len(made.made) > 3) == (record is not None)
         return [found[number] for number in numbers]
 
     assert answers(traced) == answers(None)
@@ -134,7 +135,7 @@ def test_a_mixed_batch_of_requests_is_answered_alike() -> None:
 
 def test_what_is_not_the_same_is_not_used(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     run = runner()
-    run.graph(lambda forward: forward)
+    run.graph(lambda: lambda forward: forward)
     assert kind_of(run) == "paged"
 
     def absent(*_: Any, **__: Any) -> Tensor:
@@ -142,15 +143,15 @@ def test_what_is_not_the_same_is_not_used(caplog: pytest.LogCaptureFixture, monk
 
     monkeypatch.setattr(graphs, "varlen_attn", absent)
     with caplog.at_level(logging.WARNING, "unmask.engine"):
-        run.graph(lambda forward: forward)
+        run.graph(lambda: lambda forward: forward)
     assert kind_of(run) == "gathered"
     assert caplog.messages == ["no paged graphs: no such kernel"]
     caplog.clear()
     with caplog.at_level(logging.WARNING, "unmask.engine"):
-        run.graph(lambda forward: lambda: forward() + 1)
+        run.graph(lambda: lambda forward: lambda: forward() + 1)
     assert kind_of(run) is None
     assert len(caplog.messages) == 2
-    run.graph(lambda forward: lambda: forward() * float("nan"))
+    run.graph(lambda: lambda forward: lambda: forward() * float("nan"))
     assert kind_of(run) is None
 
 
@@ -159,16 +160,64 @@ def kind_of(run: Runner) -> str | None:
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16, 64])
-def test_trials_are_of_every_kind(page_size: int) -> None:
-    several = trials(page_size, "draft")
-    kinds = {shape.kind for parts in several if (shape := shape_of(parts, "paged"))}
-    assert kinds == {"paged", "gathered"}
-    assert len([parts for parts in several if shape_of(parts, "paged")]) == len(several)
+@pytest.mark.parametrize("pages", [1, 2, 15, 16, 100])
+def test_trials_are_of_every_kind_and_fit(page_size: int, pages: int) -> None:
+    several = trials(page_size, pages, [None, "draft"])
+    if not several:
+        assert pages * page_size < 100
+        return
+    shapes = [shape for parts in several if (shape := shape_of(parts, "paged"))]
+    assert {(shape.kind, shape.requests, bool(shape.adapters)) for shape in shapes} == {
+        (kind, requests, adapted) for kind in ("paged", "gathered") for requests in (1, 2) for adapted in (False, True)
+    }
+    assert max(shapes.count(shape) for shape in shapes) >= 2, "each is played again"
     for parts in several:
         own = [page for part in parts for page in part.pages]
         assert len(own) == len(set(own))
+        assert max(own) < pages
         assert all(part.kept + sum(len(s.tokens) for s in part.spans) <= len(part.pages) * page_size for part in parts)
 
 
-def test_nothing_is_recorded_without_a_gpu() -> None:
-    assert Runner(decoder(), EngineConfig(page_size=SIZE), PAGES).graphs is None
+def test_one_recording_that_fails_later_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    run, short = runner(), list[str]()
+
+    def record(forward: Forward) -> Forward:
+        if short:
+            raise RuntimeError("CUDA out of memory. Tried to allocate")
+        return forward
+
+    run.graph(lambda: record)
+    assert run.graphs is not None
+    short.append("of memory")
+    parts = rows(1, 1, 1, 1, 1, 1, 1, 1, kept=5)
+    with caplog.at_level(logging.WARNING, "unmask.engine"), torch.inference_mode():
+        for _ in range(2):
+            assert torch.equal(run.hidden(parts), run.plain(parts))
+    assert len(caplog.messages) == 1, "it is tried once"
+    assert "is not recorded: CUDA out of memory" in caplog.text
+
+
+def test_the_shapes_that_are_not_played_any_more_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST_SHAPES", 2)
+    run = runner()
+    made = Graphs(run.decoder, run.cache, SIZE, lambda forward: forward, "gathered")
+    with torch.inference_mode():
+        for n in (1, 2, 1, 3):
+            assert made.hidden(rows(n, kept=5)) is not None
+    assert [shape.rows for shape in made.made] == [1, 4]
+
+
+def test_no_place_behind_the_last_position_is_recorded() -> None:
+    run = runner()
+    made = Graphs(run.decoder, run.cache, SIZE, lambda forward: forward, "gathered")
+    last = run.decoder.config.max_position
+    with torch.inference_mode():
+        for start, there in ((last - 2, True), (last - 1, False)):
+            part = Part((Span((1, 2), start),), 3, tuple(range(9)))
+            assert (made.hidden([part]) is not None) == there
+
+
+def test_another_process_of_a_shared_model_records_nothing() -> None:
+    run = Follower(decoder(), EngineConfig(page_size=SIZE), PAGES)
+    run.graph(lambda: lambda forward: forward)
+    assert run.graphs is None

@@ -108,7 +108,7 @@ Quantize = Annotated[
     str | None,
     typer.Option(
         "--quantize",
-        help="int8: faster in every mode. int4: smallest, on CPUs. Both cost some quality.",
+        help="int8: faster in every mode, on a GPU only smaller. int4: smallest, on CPUs. Both cost some quality.",
         rich_help_panel="Model",
         show_default=False,
     ),

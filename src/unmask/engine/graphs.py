@@ -24,15 +24,15 @@ from unmask.model.kv import TAIL, KVCache
 from unmask.types import Span
 
 log = logging.getLogger("unmask.engine")
-# "paged": torch's FlashAttention reads the pages where they are, which takes rows that see every key. "gathered": keys
-# and values are copied side by side first, and any mask can lie over them.
+# "paged": torch's FlashAttention reads the pages where they are, which takes rows that see every key (FlashAttention 2:
+# and pages of 256 rows). "gathered": keys and values are copied side by side first, and any mask can lie over them.
 Kind = Literal["paged", "gathered"]
 # Computes a forward from what its inputs hold by then.
 Forward = Callable[[], Tensor]
 
 MOST_ROWS, FEWEST_KEYS = 256, 256  # of a rectangle
 MOST_SHAPES = 64
-# How far a hidden state may be from that of the plain way, by the size of the largest: bfloat16 in another order.
+# How far a normed row may be from that of the plain way, by its largest value: bfloat16 is summed in another order.
 CLOSE = 0.05
 
 
@@ -62,8 +62,8 @@ class Inputs(NamedTuple):
 
     tokens, positions: int64 [T]. write: int64 [T - 1], slots of new rows. gates, unknown: adapter -> int64 [T - 1], the
     rows where it acts and those of them that stand for masks, and T - 1, a row that is thrown away, for the rest.
-    "gathered": slots int64 [N, S], seen bool [N, R, S]. "paged": tables int32 [N, P], used int32 [N], edges int32
-    [N + 1]. What the other kind needs is empty.
+    "gathered": slots int64 [N, S], seen bool [N, R, S]. "paged": tables int32 [N, P], used int32 [N]; edges, key_edges:
+    int32 [N + 1]. What the other kind needs is empty.
     """
 
     tokens: Tensor
@@ -76,6 +76,7 @@ class Inputs(NamedTuple):
     tables: Tensor
     used: Tensor
     edges: Tensor
+    key_edges: Tensor
 
     def each(self) -> Iterator[Tensor]:
         for field in self:
@@ -147,8 +148,8 @@ def laid_out(parts: Sequence[Part], shape: Shape, page_size: int, spare: int) ->
         else:
             slots[number, :held] = where
             seen[number, : row - first, :held] = True if everyone(part) else visibility.mask(part.spans, part.kept)
-    edges = np.arange(requests + 1, dtype=np.int32) * shape.rows
-    arrays = tokens, positions, write, gates, unknown, slots, seen, tables, used, edges
+    edges, key_edges = (np.arange(requests + 1, dtype=np.int32) * size for size in (shape.rows, shape.keys))
+    arrays = tokens, positions, write, gates, unknown, slots, seen, tables, used, edges, key_edges
     return Inputs(*map(as_tensors, arrays)), own
 
 
@@ -171,11 +172,15 @@ class Attention:
         return F.pad(attend(q_THK[:-1], self.cache.keys[layer], self.cache.values[layer]), (0, 0, 0, 0, 0, 1))
 
     def gathered(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        q_NHRK = q.unflatten(0, (self.shape.requests, self.shape.rows)).transpose(1, 2)
+        """Query heads of one key head as rows: no kernel takes both a mask and heads that share keys."""
+        (_, requests, rows, _, _), (kv_heads, dim) = self.shape, keys.shape[1:]
+        share = q.shape[1] // kv_heads
+        q_NRGHK = q.view(requests, rows, kv_heads, share, dim)
+        q_NGQK = q_NRGHK.transpose(1, 2).reshape(requests, kv_heads, rows * share, dim)
         k_NGSK, v_NGSK = (part[self.inputs.slots].transpose(1, 2) for part in (keys, values))
-        seen = self.inputs.seen[:, None]
-        out = F.scaled_dot_product_attention(q_NHRK, k_NGSK, v_NGSK, attn_mask=seen, enable_gqa=True)
-        return out.transpose(1, 2).flatten(0, 1)
+        seen = self.inputs.seen.repeat_interleave(share, dim=1)[:, None]
+        out = F.scaled_dot_product_attention(q_NGQK, k_NGSK, v_NGSK, attn_mask=seen)
+        return out.view(requests, kv_heads, rows, share, dim).transpose(1, 2).reshape(q.shape)
 
     def paged(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         k_pages, v_pages = (part[:-TAIL].unflatten(0, (-1, self.page_size)) for part in (keys, values))
@@ -185,7 +190,7 @@ class Attention:
             k_pages,
             v_pages,
             inputs.edges,
-            None,
+            inputs.key_edges,
             rows,
             most,
             enable_gqa=True,
@@ -204,46 +209,70 @@ class Graphs:
     ) -> None:
         self.decoder, self.cache, self.page_size = decoder, cache, page_size
         self.record, self.kind, self.spare = record, kind, cache.keys.shape[1] - TAIL
-        self.made = dict[Shape, tuple[Inputs, Forward]]()
+        self.angles, self.sure = list[Tensor](), False
+        self.made = dict[Shape, tuple[Inputs, Forward] | None]()
 
     def hidden(self, parts: Sequence[Part]) -> Tensor | None:
         """Hidden states [rows, D] of the parts, one after the other; None where the plain way is to be taken."""
         shape = shape_of(parts, self.kind)
-        if shape is None or (shape not in self.made and len(self.made) == MOST_SHAPES):
+        # A draft's last slots may lie behind the last position, for which there are no angles in a recording.
+        ends = (span.start + len(span.tokens) for part in parts for span in part.spans)
+        if shape is None or max(ends) > self.decoder.config.max_position:
             return None
         layout, own = laid_out(parts, shape, self.page_size, self.spare)
-        if shape not in self.made:
-            self.made[shape] = self.recorded(shape, layout)
-        inputs, forward = self.made[shape]
+        made = self.made.pop(shape) if shape in self.made else self.recorded(shape, layout)
+        if len(self.made) == MOST_SHAPES:
+            del self.made[next(iter(self.made))]  # the one that was not played for longest
+        self.made[shape] = made
+        if made is None:
+            return None
+        inputs, forward = made
         for tensor, values in zip(inputs.each(), layout.each(), strict=True):
             tensor.copy_(values)
         return forward()[torch.tensor(own, device=self.cache.keys.device)]
 
-    def recorded(self, shape: Shape, layout: Inputs) -> tuple[Inputs, Forward]:
+    def recorded(self, shape: Shape, layout: Inputs) -> tuple[Inputs, Forward] | None:
+        """None, once it is proven that others can be, where this one cannot: memory may be short by now."""
+        try:
+            return self.record_one(shape, layout)
+        except RuntimeError as error:
+            if not self.sure:
+                raise
+            log.warning("%s is not recorded: %s", shape, str(error).partition("\n")[0])
+            return None
+
+    def record_one(self, shape: Shape, layout: Inputs) -> tuple[Inputs, Forward]:
         inputs, longest = layout.on(self.cache.keys.device), self.decoder.config.max_position
-        # The tables of angles are made for all positions now: they must not move any more.
+        # Angles of all positions are in tables that stay for as long as a recording reads them.
+        self.decoder.rotary.at(inputs.positions, longest - 1)
+        angles = self.decoder.rotary.cos, self.decoder.rotary.sin
         batch = Batch(inputs.tokens, inputs.positions, longest - 1, inputs.gates, inputs.unknown)
         attend = Attention(self.cache, self.page_size, shape, inputs)
-        return inputs, self.record(lambda: self.decoder(batch, attend))
+        played = self.record(lambda: self.decoder(batch, attend))
+        self.angles += [part for part in angles if all(part is not other for other in self.angles)]
+        return inputs, played
 
 
-def cuda_recorder() -> Callable[[Forward], Forward]:
+def cuda_recorder(device: torch.device) -> Callable[[Forward], Forward]:
     """Makes CUDA graphs, which share their memory: what one has computed is read before another is played."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(forward: Forward) -> Forward:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):  # what is chosen and allocated the first time is not to be a part of it
-                forward()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            out = forward()
+        with torch.cuda.device(device):
+            aside, now = torch.cuda.Stream(), torch.cuda.current_stream()
+            aside.wait_stream(now)
+            with torch.cuda.stream(aside):
+                for _ in range(3):  # what is chosen and allocated the first time is not to be a part of it
+                    forward()
+            now.wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads (a tokenizer's, an oracle's) may use the device meanwhile.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                out = forward()
 
         def replay() -> Tensor:
-            graph.replay()
+            with torch.cuda.device(device):
+                graph.replay()
             return out
 
         return replay
@@ -252,27 +281,32 @@ def cuda_recorder() -> Callable[[Forward], Forward]:
 
 
 def proven(
-    make: Callable[[Kind], Graphs], plain: Callable[[Sequence[Any]], Tensor], forwards: Sequence[Sequence[Any]]
+    make: Callable[[Kind], Graphs], plain: Callable[[Sequence[Any]], Tensor], trials: Sequence[Sequence[Any]]
 ) -> Graphs | None:
-    """Graphs whose forwards are the plain ones here and now; with the other kind of attention if the first one is not
-    to be had, and None, the reason logged, where neither is."""
+    """Graphs whose forwards are the plain ones here and now, one after the other; with the other kind of attention if
+    the first one is not to be had, and None, the reason logged, where neither is."""
     kinds: tuple[Kind, ...] = ("paged", "gathered")
     for kind in kinds:
         try:
             graphs = make(kind)
-            far = max(distance(graphs.hidden(parts), plain(parts)) for parts in forwards)
-        except (RuntimeError, NotImplementedError, ValueError) as error:
-            log.warning("no %s graphs: %s", kind, str(error).splitlines()[0] if str(error) else type(error).__name__)
+            far = [far_from(graphs, plain, parts) for parts in trials]
+        except Exception as error:  # whatever a device, a driver or another torch says: there is a plain way
+            log.warning("no %s graphs: %s", kind, str(error).partition("\n")[0] or type(error).__name__)
             continue
-        if far <= CLOSE:
+        if max(far) <= CLOSE:
+            graphs.sure = True
             return graphs
-        log.warning("no %s graphs: their hidden states are %.2g from the plain ones", kind, far)
+        log.warning("no %s graphs: their rows are %.2g from the plain ones", kind, max(far))
     return None
 
 
-def distance(found: Tensor | None, expected: Tensor) -> float:
-    """Largest difference over the largest value; infinite where there is nothing, or what is no number."""
+def far_from(graphs: Graphs, plain: Callable[[Sequence[Any]], Tensor], parts: Sequence[Any]) -> float:
+    """The largest difference of a normed row, over the row's largest value; infinite where it is no number. What is too
+    large to be recorded is only computed, for those after it."""
+    expected, found = plain(parts), graphs.hidden(parts)
     if found is None:
-        return float("inf")
-    far = float((found - expected).abs().max() / expected.abs().max())
+        return 0.0
+    norm = graphs.decoder.model.norm
+    a, b = norm(found).float(), norm(expected).float()
+    far = float(((a - b).abs().amax(dim=1) / b.abs().amax(dim=1)).max())
     return far if far == far else float("inf")

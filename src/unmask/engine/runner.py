@@ -21,7 +21,7 @@ from torch import Tensor
 from unmask import visibility
 from unmask.config import EngineConfig
 from unmask.engine.chain import Shortlist, joined, linked, settle, shortlist
-from unmask.engine.graphs import Forward, Graphs, cuda_recorder, proven
+from unmask.engine.graphs import Forward, Graphs, Kind, cuda_recorder, proven
 from unmask.engine.readout import COLUMNS, PICK_ROWS, Wanted, pick, some, unpack, wanted, wide
 from unmask.engine.scheduler import Job
 from unmask.model.attention import PagedAttention, Segment, Way
@@ -30,7 +30,7 @@ from unmask.model.decoder import Batch, Decoder, Numerics
 from unmask.model.kv import KVCache
 from unmask.model.native import Places
 from unmask.model.sizes import padded_rows
-from unmask.types import Plan, Read, Request, Row, Rows, Span, Traits
+from unmask.types import Ids, Plan, Read, Request, Row, Rows, Span, Traits
 
 # Rows of every matrix product in "exact". More rows per tile make blocks cheaper and single tokens dearer.
 TILE_ROWS = 16
@@ -84,13 +84,18 @@ class Runner:
             self.way = "mixed"
         # In "exact" a row has to have the same bits in a prefill; and parts on several GPUs meet inside a forward.
         if self.device.type == "cuda" and config.graphs and not self.exact and not decoder.packed and tell is nobody:
-            self.graph(cuda_recorder())
+            self.graph(partial(cuda_recorder, self.device))
 
     @torch.inference_mode()
-    def graph(self, record: Callable[[Forward], Forward]) -> None:
+    def graph(self, recorder: Callable[[], Callable[[Forward], Forward]]) -> None:
         """Have forwards of few rows recorded from now on, if they come out right here. Writes to the first pages."""
-        make = partial(Graphs, self.decoder, self.cache, self.page_size, record)
-        self.graphs = proven(make, self.plain, trials(self.page_size, next(iter(self.decoder.mask_embeddings), None)))
+
+        def make(kind: Kind) -> Graphs:
+            return Graphs(self.decoder, self.cache, self.page_size, recorder(), kind)
+
+        names = dict.fromkeys(name for part in self.decoder.projections().values() for name in part.adapters)
+        tried = trials(self.page_size, self.room // self.page_size, [None, *names])
+        self.graphs = proven(make, self.plain, tried) if tried else None
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Rows]:
@@ -280,6 +285,9 @@ class Runner:
 class Follower(Runner):
     """Another process's part of a shared model: runs what it is told, and reads nothing."""
 
+    def graph(self, recorder: Callable[[], Callable[[Forward], Forward]]) -> None:
+        """Never: a forward meets the other processes, which would have to play the same recording."""
+
     def untile(self) -> None:
         """The first process tries, and its steps say what it came to."""
 
@@ -301,18 +309,35 @@ def groups_of_masks(rows: int, size: int = 8) -> tuple[Read, ...]:
     return tuple(reads)
 
 
-def trials(page_size: int, adapter: str | None) -> list[list[Part]]:
-    """Forwards of every kind, each of two requests of unequal length: a prefill, single rows, blocks, masks."""
-    lengths, each = (9, 5), -(-16 // page_size)
+def trials(page_size: int, pages: int, adapters: Sequence[str | None]) -> list[list[Part]]:
+    """Forwards of every kind, one after the other, of two requests of unequal length and of one: contexts, single rows,
+    blocks, masks. Twice, with other tokens on other pages, so that what is recorded is played over other inputs.
+
+    pages: how many there are; nothing where they are too few.
+    """
+    lengths = (2 * page_size + 3, 5) if pages >= 16 else (5, 3)
+    needed = [-(-(length + 8) // page_size) for length in lengths]
+    if sum(needed) > pages:
+        return []
+    found = list[list[Part]]()
+    for turn in range(2):
+        order = list(range(sum(needed)))[:: 1 - 2 * turn]
+        several = list(zip(lengths, (tuple(order[: needed[0]]), tuple(order[needed[0] :])), strict=True))
+        found.append([Part((Span(tuple((i + n + turn) % 10 for i in range(n)), 0),), 0, own) for n, own in several])
+        for name in adapters:
+            spans = [spans_tried(n, tuple(range(5 + turn, 9 + turn)), name) for n, _ in several]
+            for kind in zip(*spans, strict=True):
+                both = [Part(those, n, own) for those, (n, own) in zip(kind, several, strict=True)]
+                found += [both, both[:1]]
+    return found
+
+
+def spans_tried(kept: int, word: Ids, adapter: str | None) -> list[tuple[Span, ...]]:
+    """A row, a block, and a row with masks behind it."""
     masked = () if adapter is None else (True,) * 4
-
-    def parts(kept: bool, spans: Callable[[int], tuple[Span, ...]]) -> list[Part]:
-        own = (tuple(range(i * each, (i + 1) * each)) for i in range(len(lengths)))
-        return [Part(spans(n), n if kept else 0, pages) for n, pages in zip(lengths, own, strict=True)]
-
+    behind = Span(word[2:3] * 4, kept + 1, True, ((0, 1),), adapter, masked)
     return [
-        parts(False, lambda n: (Span(tuple(range(n)), 0),)),
-        parts(True, lambda n: (Span((7,), n),)),
-        parts(True, lambda n: (Span((7, 6, 5, 4), n, True, (), adapter, masked),)),
-        parts(True, lambda n: (Span((7, 8), n), Span((0,) * 4, n + 1, True, ((0, 1),), adapter, masked))),
+        (Span(word[:1], kept, adapter=adapter),),
+        (Span(word, kept, True, (), adapter, masked),),
+        (Span(word[:2], kept), behind),
     ]

@@ -84,7 +84,9 @@ def fill(lm: LM, prefix: str, suffix: str, options: Options, filling: Filling) -
     unique = dict[str, Candidate]()
     for way, (request, follow), room in zip(every, ready, rooms, strict=True):
         first = go_on(lm, prefix, suffix, way, room)
-        others = beside(lm, suffix, first, request, follow, way.others, options.logprobs) if way.others else []
+        # One that needed further rooms is not parted from: the others would end with the first.
+        parts = way.others and len(first.generations) == 1
+        others = beside(lm, suffix, first, request, follow, way.others, options.logprobs) if parts else []
         for one in (first, *others):
             for candidate in ends(suffix, options, filling, request, follow, one):
                 unique.setdefault(candidate.text, candidate)
@@ -122,6 +124,8 @@ def ways(lm: LM, layout: str, options: Options, filling: Filling) -> list[Way]:
     if filling.length is not None:
         raise ValueError("candidates above 1 need a temperature above 0 here: they would all be the same")
     if lm.traits.gap_adapter is not None:
+        if options.soft:
+            raise ValueError("candidates above 1 need a temperature above 0 here: they would all be the same")
         beside = count // 2 if helped else 0
         made = [with_others(options, filling, count - beside - 1)]
         return [*made, continuing(options, filling, beside - 1)] if beside else made

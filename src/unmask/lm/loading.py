@@ -85,6 +85,7 @@ def load(
         limits = Limits(checkpoint.config.vocab_size, checkpoint.config.max_position, tuple(adapters))
         how = {"dtype": str(number), "device": place.type, "quantize": bits, "exactness": config.exactness, "tp": tp}
         how["kernels"] = native.version() if decoder.native else None
+        how |= {"graphs": config.graphs} if place.type == "cuda" else {}
         file = known.Known(known.folder(), identity(checkpoint, adapters, how))
         runner = Runner(decoder, config, pages, *((crew.step,) if crew else ()))
         engine = Engine(runner, pages, config, limits, file, give_back)
@@ -188,12 +189,17 @@ def with_adapter(
     if not folder.is_dir():
         raise FileNotFoundError(f"no adapter folder {str(adapter)!r}")
     traits, weights = read_card(folder, checkpoint), read_adapter(folder, checkpoint.config)
+    if traits.gap_adapter is not None:  # a filler: what drafts and denoises beside it is the model's own
+        own = {name: checkpoint.adapter(name) for name in traits.adapters if name != traits.gap_adapter}
+        return traits, own | {traits.gap_adapter: weights}
     found = dict.fromkeys(traits.adapters, weights)
     if (folder / FILLER).is_dir():
-        filler = read_card(folder / FILLER, checkpoint, verify=False)
-        if filler.gap_adapter is None or filler.gap_adapter in found:
-            name = repr(filler.gap_adapter)
-            raise ValueError(f"{folder / FILLER / CARD}: gap_adapter must be a name of its own, got {name}")
+        filler = read_card(folder / FILLER, checkpoint)
+        if filler.gap_adapter is None or filler.gap_adapter in found or filler.gap_room % traits.block_size:
+            raise ValueError(
+                f"{folder / FILLER / CARD}: gap_adapter must be a name of its own, and gap_room whole blocks of"
+                f" {traits.block_size}; got {filler.gap_adapter!r} and {filler.gap_room}"
+            )
         traits = replace(traits, **{name: getattr(filler, name) for name in NO_GAPS})
         found[filler.gap_adapter] = read_adapter(folder / FILLER, checkpoint.config)
     return traits, found

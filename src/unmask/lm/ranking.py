@@ -3,7 +3,8 @@
 score = log p(middle | prefix) + log p(first suffix tokens | prefix, middle), which is log p(middle | prefix, suffix)
 but for a constant: the causal rows never see the suffix, and choose by it all the same. Sums, not means per token:
 means like long middles too well (measured, docs/infill.md). The text is tokenised as a whole, so both joins are as in
-a text that was never cut.
+a text that was never cut. Where an adapter has taught causal rows to fill gaps, they say it with both sides in view,
+and are believed more.
 """
 
 from __future__ import annotations
@@ -22,26 +23,32 @@ if TYPE_CHECKING:
     from unmask.lm.lm import LM
 
 SUFFIX_SCORED = 16  # tokens
+READ = 0.5  # weight of what the rows say that do not see the suffix, beside those that do
 LEAST = 1.4e-45  # what a probability below float32's smallest counts as
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Natural logarithms. suffix: of its first tokens; None where there is none."""
+    """Natural logarithms. suffix: of its first tokens; None where there is none. gap: of the middle and its end with
+    both sides in view, by an adapter's causal rows; None where there is none."""
 
     middle: float
     suffix: float | None
+    gap: float | None = None
 
     @property
     def whole(self) -> float:
-        return self.middle + (self.suffix or 0.0)
+        read = self.middle + (self.suffix or 0.0)
+        return read if self.gap is None else READ * read + self.gap
 
 
 def scores(lm: LM, prefix: str, middles: Sequence[str], suffix: str) -> list[Score]:
     """One score for each candidate."""
+    filler = lm.traits.gap_adapter is not None
+    gaps = in_view(lm, prefix, middles, suffix) if filler else [None] * len(middles)
     return [
-        Score(sum(inside), sum(after) if after else None)
-        for inside, after in likelihoods(lm, prefix, middles, suffix, SUFFIX_SCORED)
+        Score(sum(inside), sum(after) if after else None, gap)
+        for (inside, after), gap in zip(likelihoods(lm, prefix, middles, suffix, SUFFIX_SCORED), gaps, strict=True)
     ]
 
 
@@ -50,10 +57,14 @@ def in_view(lm: LM, prefix: str, middles: Sequence[str], suffix: str) -> list[fl
     one is filled."""
     end = lm.traits.gap_end
     assert end is not None
-    inside = [(*lm.tokenizer.encode(middle), end) for middle in middles]
-    gap = lm.filler.gap(prefix, suffix, max(map(len, inside)))
-    texts = [((*gap.context, *ids), len(gap.context)) for ids in inside]
-    return [sum(each) for each in log_likelihoods(lm, texts, gap)]
+    inside, found = [(*lm.tokenizer.encode(middle), end) for middle in middles], dict[int, float]()
+    # A middle that is longer than any that was learned does not move the suffix away from the others.
+    for fits in (True, False):
+        those = [i for i, ids in enumerate(inside) if (len(ids) <= lm.traits.gap_room) == fits]
+        gap = lm.filler.gap(prefix, suffix, max((len(inside[i]) for i in those), default=1))
+        texts = [((*gap.context, *inside[i]), len(gap.context)) for i in those]
+        found |= zip(those, map(sum, log_likelihoods(lm, texts, gap)), strict=True)
+    return [found[i] for i in range(len(inside))]
 
 
 class Likelihoods(NamedTuple):

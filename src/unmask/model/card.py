@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,16 @@ def read_card(folder: str | Path, base: Checkpoint, *, verify: bool = True) -> T
 
 def base_sha256(base: Checkpoint) -> str:
     """Of the file with the weights; of several, of their sums in order of name."""
-    sums = []
-    for file in sorted(base.files):
-        with file.open("rb") as opened:
-            sums.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    stats = [(file, file.stat()) for file in sorted(base.files)]
+    sums = [_sha256(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
     return sums[0] if len(sums) == 1 else hashlib.sha256(" ".join(sums).encode()).hexdigest()
+
+
+@cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """size, changed: another file has others."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _size(base: Checkpoint) -> int:

@@ -73,6 +73,7 @@ def convert(
         tokenizer = checkpoint.tokenizer()
         what = replace(what, config=resolved(what.config, tokenizer, mask_id))
         cache = store.home() / "corpora" / "tokens"
+        traits_after(checkpoint.traits, what.config, mask_id)  # what cannot be is told before anything is trained
         stream: Stream = open_stream(what.data, tokenizer, what.config.length, what.config.seed, cache=cache)
         if what.config.infill.share:
             stream = GapStream(stream, tokenizer, what.config)
@@ -120,8 +121,8 @@ def measures(config: TrainConfig, samples: Sequence[Sample], tokenizer: Tokenize
 
     def evaluate(decoder: Decoder) -> dict[str, Any]:
         if config.stage == "filler":
-            found = suffix_gain(decoder, gaps, config, mask_id)
-            return {"score": -found["gap_ar"], **found}
+            found = suffix_gain(decoder, gaps, config, mask_id) if gaps else {}
+            return {"score": found["gap_ar"], **found} if found else {}
         found = measure(decoder, samples, config, mask_id)
         return found | suffix_gain(decoder, gaps, config, mask_id) if gaps else found
 
@@ -144,6 +145,8 @@ def export(what: Conversion, checkpoint: Checkpoint, trainer: Trainer, report: R
 def traits_after(traits: Traits, config: TrainConfig, mask_id: int) -> Traits:
     """What the checkpoint can do after the run."""
     name = config.adapter.name if config.method == "adapter" else None
+    if traits.gap_adapter:  # it was for what the model has been so far
+        traits = replace(traits, gap_end=None, gap_room=0, gap_causal=False, gap_adapter=None)
     if config.stage == "filler":
         end, room = config.infill.end_id, config.gap_room
         learned = replace(traits, mask_id=mask_id, gap_end=end, gap_room=room, gap_causal=True, gap_adapter=name)
