@@ -4,7 +4,7 @@ score = log p(middle | prefix) + log p(first suffix tokens | prefix, middle), wh
 but for a constant: the causal rows never see the suffix, and choose by it all the same. Sums, not means per token:
 means like long middles too well (measured, docs/infill.md). The text is tokenised as a whole, so both joins are as in
 a text that was never cut. Where an adapter has taught causal rows to fill gaps, they say it with both sides in view,
-and are believed more.
+and both are added up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from unmask.lm.lm import LM
 
 SUFFIX_SCORED = 16  # tokens
-READ = 0.5  # weight of what the rows say that do not see the suffix, beside those that do
 LEAST = 1.4e-45  # what a probability below float32's smallest counts as
 
 
@@ -38,8 +37,7 @@ class Score:
 
     @property
     def whole(self) -> float:
-        read = self.middle + (self.suffix or 0.0)
-        return read if self.gap is None else READ * read + self.gap
+        return self.middle + (self.suffix or 0.0) + (self.gap or 0.0)
 
 
 def scores(lm: LM, prefix: str, middles: Sequence[str], suffix: str) -> list[Score]:

@@ -62,4 +62,4 @@ def shrink(module: nn.Module) -> None:
     torchao. Rows stay as they are."""
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-    quantize_(module, Int8WeightOnlyConfig())
+    quantize_(module, Int8WeightOnlyConfig(set_inductor_config=False))
