@@ -127,7 +127,7 @@ def test_ctrl_c_ends_after_a_step_with_a_checkpoint(base: Path, text: Path, tmp_
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--recipe", "magic"], "recipe must be one of tiny, adapter, joint, joint-8b, drafter, got 'magic'"),
+        (["--recipe", "magic"], "recipe must be one of tiny, adapter, joint, joint-8b, drafter, filler, got 'magic'"),
         (["--steps", "1", "--minutes", "1"], "give steps or minutes, not both"),
         (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--method", "both"], "method must be 'joint' or 'adapter', got 'both'"),
