@@ -155,6 +155,13 @@ def test_what_is_not_the_same_is_not_used(caplog: pytest.LogCaptureFixture, monk
     assert kind_of(run) is None
 
 
+def test_what_could_not_be_tried_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runner()
+    monkeypatch.setattr(graphs, "MOST_ROWS", 0)  # no forward is small enough to be recorded
+    run.graph(lambda: lambda forward: forward)
+    assert kind_of(run) is None
+
+
 def kind_of(run: Runner) -> str | None:
     return None if run.graphs is None else run.graphs.kind
 

@@ -293,10 +293,11 @@ def proven(
         except Exception as error:  # whatever a device, a driver or another torch says: there is a plain way
             log.warning("no %s graphs: %s", kind, str(error).partition("\n")[0] or type(error).__name__)
             continue
-        if max(far) <= CLOSE:
+        if graphs.made and max(far) <= CLOSE:  # what was never recorded has proven nothing
             graphs.sure = True
             return graphs
-        log.warning("no %s graphs: their rows are %.2g from the plain ones", kind, max(far))
+        reason = f"their rows are {max(far):.2g} from the plain ones" if graphs.made else "no forward could be tried"
+        log.warning("no %s graphs: %s", kind, reason)
     return None
 
 
